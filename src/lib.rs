@@ -1,0 +1,31 @@
+//! Marline: a distributed key-value store and data processor that you drive by typing lines.
+//!
+//! The modules are declared bottom-up and a module imports only from those above it in this list;
+//! modules on one line of the map are strangers to each other. `tests/layers.rs` reads this file and
+//! fails on an upward import: *the declaration order is the architecture*.
+//!
+//! ```text
+//!            main.rs            argv -> role (node | cli)
+//!  L6   node/  cli/             where everything meets: sessions, keyspace, admin; the client tool
+//!  L5   shard/                  one replicated piece of the key space: the place where the log will sit
+//!  L3   store/                  deterministic apply(command, at) -> reply
+//!  L2   command/                the command table; args <-> Command
+//!  L1   reactor/  wire/  ring   siblings: "Twisted for Rust"; the line protocol; key -> slot -> shard
+//!  L0   config                  every option, default and limit
+//! ```
+
+// L0
+pub mod config;
+// L1
+pub mod reactor;
+pub mod ring;
+pub mod wire;
+// L2
+pub mod command;
+// L3
+pub mod store;
+// L5
+pub mod shard;
+// L6
+pub mod cli;
+pub mod node;
