@@ -1,0 +1,41 @@
+//! What a command is run with: the node, the network, the reply being written, and whose command it is.
+
+use crate::reactor::id::ConnId;
+use crate::reactor::net::Net;
+use crate::wire::reply::Reply;
+
+use super::Node;
+use super::client::Client;
+
+/// One client's stretch of a reactor turn.
+pub struct Turn<'t, 'n, 'o> {
+    /// Everything the node knows.
+    pub node: &'t mut Node,
+    /// The network; `net.write` is not for commands: they answer through `reply`.
+    pub net: &'t mut Net<'n, Node>,
+    /// Where the answer goes.
+    pub reply: Reply<'o>,
+    /// Whose command it is.
+    pub me: ConnId,
+    /// Whether EXEC is running queued commands: then nothing may wait.
+    pub in_transaction: bool,
+}
+
+impl Turn<'_, '_, '_> {
+    /// The record of the client whose command it is.
+    pub fn client(&mut self) -> &mut Client {
+        // A session runs commands only between connection_made and connection_lost, which add and
+        // remove the record.
+        self.node.clients.get_mut(self.me).expect("a running session has its client record")
+    }
+
+    /// Sends bytes to some client in their place: behind what this command has answered so far when the
+    /// client is the very one that is asking.
+    pub fn deliver(&mut self, conn: ConnId, bytes: &[u8]) {
+        if conn == self.me && !self.in_transaction {
+            self.reply.raw(bytes);
+        } else {
+            self.net.write_to(conn, bytes);
+        }
+    }
+}
