@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use crate::command::table;
 use crate::command::verb::Verb;
-use crate::reactor::clock::Nanos;
+use crate::reactor::timer::Nanos;
 use crate::reactor::id::ConnId;
 use crate::wire::reply::Dialect;
 
@@ -130,7 +130,7 @@ impl Client {
 
     /// Its line in CLIENT LIST; `out_bytes` wait to be read by it.
     pub fn describe(&self, now: Nanos, out_bytes: usize) -> String {
-        let seconds = |from: Nanos| now.0.saturating_sub(from.0) / 1_000_000_000;
+        let seconds = |from: Nanos| now.saturating_sub(from) / 1_000_000_000;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let (channels, patterns) = self.subscribed();
         let mut flags = String::new();

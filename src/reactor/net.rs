@@ -47,6 +47,11 @@ impl<'a, A: App> Net<'a, A> {
         self.core.now
     }
 
+    /// The monotonic clock, read now: for measuring what happens within a turn.
+    pub fn clock(&mut self) -> Nanos {
+        self.backend.now()
+    }
+
     /// Milliseconds since 1970-01-01 UTC, read once a turn.
     pub fn wall_ms(&self) -> u64 {
         self.core.wall_ms
