@@ -251,7 +251,10 @@ fn lines_of_stdin_are_answered_in_order() {
 fn streams_go_on_until_the_server_ends_them() {
     let port = server(redis);
     let script = b"subscribe c\nhang\n";
-    tool(port, &["--timeout", "9"], script).expect(0, "subscribe\nc\n1\nmessage\nc\nhi\n", "");
+    let streamed = "subscribe\nc\n1\nmessage\nc\nhi\n";
+    tool(port, &[], script).expect(0, streamed, "");
+    let after_error = b"bogus\nsubscribe c\nhang\n";
+    tool(port, &[], after_error).expect(1, streamed, "line 1: ERR unknown");
 }
 
 #[test]

@@ -329,8 +329,8 @@ impl Link {
         }
     }
 
-    /// Whether an answer can be had without reading from the socket.
-    fn next_answer(&mut self) -> Result<Option<Answer>, LinkError> {
+    /// The next answer, if it has come in already.
+    pub(super) fn next_answer(&mut self) -> Result<Option<Answer>, LinkError> {
         if self.dialect == Dialect::Resp {
             let value = self.decoder.next_value().map_err(LinkError::Decode)?;
             return Ok(value.map(Answer::Value));

@@ -244,7 +244,7 @@ fn progress_bar(input: &File) -> ProgressBar {
         .filter(std::fs::Metadata::is_file)
         .map(|metadata| metadata.len());
     let template = match length {
-        Some(_) => "{bar:30} {bytes}/{total_bytes}, {eta} left · {msg}",
+        Some(_) => "{wide_bar} {percent}% of {total_bytes}, {eta} · {msg}",
         None => "{spinner} {bytes} · {msg}",
     };
     let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());

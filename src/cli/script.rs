@@ -27,17 +27,25 @@ const LINE_BYTES_MAX: u64 = 1 << 30;
 /// What a line of the script leads to.
 #[derive(Debug)]
 enum Expected {
-    /// An answer; and whether it is in another dialect, pushed, or the first of many.
-    Answer {
-        line: u64,
-        dialect: Option<Dialect>,
-        pushed: bool,
-        endless: bool,
-    },
+    Answer(ExpectedAnswer),
     /// The line could not be split.
-    Unbalanced { line: u64 },
+    Unbalanced {
+        line: u64,
+    },
     /// stdin could not be read.
     Broken(io::Error),
+}
+
+/// An answer, and how it will look.
+#[derive(Debug)]
+struct ExpectedAnswer {
+    line: u64,
+    /// The dialect changes with it.
+    dialect: Option<Dialect>,
+    /// It may be a push message.
+    pushed: bool,
+    /// It is the first of many.
+    endless: bool,
 }
 
 /// A line, understood.
@@ -50,94 +58,113 @@ enum Line {
 /// Runs the script; 1 when any line failed.
 pub(super) fn script(options: &Options) -> Result<i32, Failure> {
     let target = Target::new(options)?;
-    let mut link = Link::open(&target, None)?;
+    let link = Link::open(&target, None)?;
     let stream = link.stream().map_err(LinkError::Lost)?;
     let (sender, receiver) = sync_channel(AHEAD_MAX);
     // Not joined: it may be waiting for stdin when there is nothing left to do for it.
     thread::spawn(move || send_lines(stream, &sender));
-    answers(&mut link, &receiver, style(options))
+    let mut answers = Answers {
+        link,
+        style: style(options),
+        out: Vec::new(),
+        code: EXIT_OK,
+    };
+    let done = answers.print_all(&receiver);
+    answers.flush()?;
+    done
 }
 
-fn answers(link: &mut Link, receiver: &Receiver<Expected>, style: Style) -> Result<i32, Failure> {
-    let (mut code, mut out) = (EXIT_OK, Vec::new());
-    loop {
-        let expected = match receiver.try_recv() {
-            Ok(expected) => expected,
-            Err(_) => {
-                print(&out)?;
-                out.clear();
-                match receiver.recv() {
-                    Ok(expected) => expected,
-                    Err(_) => return Ok(code),
-                }
-            }
-        };
-        let (line, dialect, pushed, endless) = match expected {
-            Expected::Answer {
-                line,
-                dialect,
-                pushed,
-                endless,
-            } => (line, dialect, pushed, endless),
-            Expected::Unbalanced { line } => {
-                code = EXIT_ERROR;
-                error_line(format!("line {line}: unbalanced quotes").as_bytes());
-                continue;
-            }
-            Expected::Broken(error) => return Err(Failure::Input(error)),
-        };
-        if let Some(dialect) = dialect {
-            link.switch(dialect);
-        }
+/// The reading side.
+struct Answers {
+    link: Link,
+    style: Style,
+    /// What is not printed yet; it never waits for something that has not come in.
+    out: Vec<u8>,
+    code: i32,
+}
+
+impl Answers {
+    /// Prints what every line leads to; the exit code.
+    fn print_all(&mut self, receiver: &Receiver<Expected>) -> Result<i32, Failure> {
         loop {
-            let answer = match link.receive() {
-                Ok(answer) => answer,
-                Err(error) => {
-                    print(&out)?;
-                    return Err(error.into());
+            let expected = match receiver.try_recv() {
+                Ok(expected) => expected,
+                Err(_) => {
+                    self.flush()?;
+                    match receiver.recv() {
+                        Ok(expected) => expected,
+                        Err(_) => return Ok(self.code),
+                    }
                 }
             };
-            let aside = matches!(answer, Answer::Value(Value::Push(_))) && !pushed;
-            if !report(&answer, line, style, &mut out) {
-                code = EXIT_ERROR;
+            match expected {
+                Expected::Answer(expected) => {
+                    let fine = self.print_answer(&expected)?;
+                    if fine && expected.endless {
+                        return self.stream();
+                    }
+                }
+                Expected::Unbalanced { line } => {
+                    self.code = EXIT_ERROR;
+                    error_line(format!("line {line}: unbalanced quotes").as_bytes());
+                }
+                Expected::Broken(error) => return Err(Failure::Input(error)),
             }
-            if out.len() >= GATHER_BYTES {
-                print(&out)?;
-                out.clear();
+        }
+    }
+
+    /// Prints one answer and what comes beside it; whether it is fine.
+    fn print_answer(&mut self, expected: &ExpectedAnswer) -> Result<bool, Failure> {
+        if let Some(dialect) = expected.dialect {
+            self.link.switch(dialect);
+        }
+        loop {
+            let answer = match self.link.next_answer()? {
+                Some(answer) if self.out.len() < GATHER_BYTES => answer,
+                Some(answer) => {
+                    self.flush()?;
+                    answer
+                }
+                None => {
+                    self.flush()?;
+                    self.link.receive()?
+                }
+            };
+            match &answer {
+                Answer::Value(Value::Error(text)) => {
+                    let mut told = format!("line {}: ", expected.line).into_bytes();
+                    told.extend_from_slice(text);
+                    error_line(&told);
+                }
+                _ => show(&answer, self.style, &mut self.out),
             }
+            let fine = answer.error().is_none();
+            if !fine {
+                self.code = EXIT_ERROR;
+            }
+            let aside = matches!(answer, Answer::Value(Value::Push(_))) && !expected.pushed;
             if !aside {
-                break;
+                return Ok(fine);
             }
         }
-        if endless && code == EXIT_OK {
-            return stream(link, out, style);
+    }
+
+    /// After SUBSCRIBE or MONITOR answers are no longer one for one: prints what comes.
+    fn stream(&mut self) -> Result<i32, Failure> {
+        loop {
+            self.flush()?;
+            match self.link.receive_within(None) {
+                Ok(answer) => show(&answer, self.style, &mut self.out),
+                Err(LinkError::Closed) => return Ok(self.code),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
-}
 
-/// Appends an answer; an error goes to stderr, with its line, and is not fine.
-fn report(answer: &Answer, line: u64, style: Style, out: &mut Vec<u8>) -> bool {
-    match answer {
-        Answer::Value(Value::Error(text)) => {
-            let mut told = format!("line {line}: ").into_bytes();
-            told.extend_from_slice(text);
-            error_line(&told);
-        }
-        _ => show(answer, style, out),
-    }
-    answer.error().is_none()
-}
-
-/// After SUBSCRIBE or MONITOR answers are no longer one for one: prints what comes.
-fn stream(link: &mut Link, mut out: Vec<u8>, style: Style) -> Result<i32, Failure> {
-    loop {
-        print(&out)?;
-        out.clear();
-        match link.receive_within(None) {
-            Ok(answer) => show(&answer, style, &mut out),
-            Err(LinkError::Closed) => return Ok(EXIT_OK),
-            Err(error) => return Err(error.into()),
-        }
+    fn flush(&mut self) -> Result<(), Failure> {
+        print(&self.out)?;
+        self.out.clear();
+        Ok(())
     }
 }
 
@@ -167,12 +194,12 @@ fn send_lines(mut stream: TcpStream, sender: &SyncSender<Expected>) {
             Ok(Line::Quit) => break,
             Ok(Line::Command(args)) => {
                 encode(&args, &mut requests);
-                Some(Expected::Answer {
+                Some(Expected::Answer(ExpectedAnswer {
                     line: number,
                     dialect: Dialect::asked_by(&args),
                     pushed: answered_by_push(&args),
                     endless: streams(&args),
-                })
+                }))
             }
             Err(Unbalanced) => Some(Expected::Unbalanced { line: number }),
         };
