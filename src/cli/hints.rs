@@ -37,10 +37,13 @@ pub(super) struct Hints {
 
 impl Hints {
     /// From (name, syntax, summary).
-    pub(super) fn new<'a>(commands: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> Hints {
+    pub(super) fn new<'a, N: AsRef<str>>(commands: impl Iterator<Item = (N, &'a str, &'a str)>) -> Hints {
+        let own = OWN.map(|(name, syntax, summary)| (name.to_owned(), syntax, summary));
         let mut entries: Vec<Entry> = commands
-            .chain(OWN)
+            .map(|(name, syntax, summary)| (name.as_ref().to_owned(), syntax, summary))
+            .chain(own)
             .map(|(name, syntax, summary)| {
+                let name = name.as_str();
                 let begins_with_name = syntax
                     .get(..name.len())
                     .is_some_and(|start| start.eq_ignore_ascii_case(name));

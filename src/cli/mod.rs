@@ -24,6 +24,8 @@ mod show;
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
+use crate::command::rows::ROWS;
+
 use link::LinkError;
 use options::{Mode, Options, Parsed};
 use show::Style;
@@ -63,8 +65,8 @@ pub fn run(args: Vec<String>) -> i32 {
 }
 
 /// (name, syntax, summary) of every command, for completion, hints and `help`.
-fn command_table() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
-    std::iter::empty()
+fn command_table() -> impl Iterator<Item = (String, &'static str, &'static str)> {
+    ROWS.iter().filter(|row| !row.is_container()).map(|row| (row.typed_name(), row.syntax, row.summary))
 }
 
 /// Why a mode ended before its time.

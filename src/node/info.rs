@@ -159,7 +159,7 @@ fn stats(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
     facts.add("expired_keys", node.touched.expired);
     facts.add("evicted_keys", 0);
     facts.add("evicted_clients", 0);
-    facts.add("keyspace_hits", node.stats.hits);
+    facts.add("keyspace_hits", node.touched.reads.saturating_sub(node.touched.misses));
     facts.add("keyspace_misses", node.touched.misses);
     facts.add("pubsub_channels", node.pubsub.channels());
     facts.add("pubsub_patterns", node.pubsub.patterns());

@@ -36,7 +36,9 @@ pub struct Touched {
     pub writes: u64,
     /// Keys found to be past their time so far.
     pub expired: u64,
-    /// Reads that found no key so far.
+    /// Reads of a key so far.
+    pub reads: u64,
+    /// Those of them that found none.
     pub misses: u64,
 }
 
@@ -117,9 +119,10 @@ impl Keyspace {
 
     /// Looks for keys past their time in the next shard; returns how many were removed.
     pub fn sweep(&mut self, at_ms: u64, tables_max: usize, touched: &mut Touched) -> usize {
-        let shard = &mut self.shards[self.sweep_next];
-        self.sweep_next = (self.sweep_next + 1) % self.shards.len();
-        let mut expired = Effect { modified: true, ..Effect::default() };
+        let next = (self.sweep_next + 1) % self.shards.len();
+        let shard = &mut self.shards[std::mem::replace(&mut self.sweep_next, next)];
+        let mut expired = Effect::default();
+        expired.modified = true;
         expired.add(Event::Expired);
         shard.sweep(at_ms, tables_max, &mut |key| touched.add(key, expired))
     }
@@ -134,6 +137,7 @@ impl Keyspace {
 
     fn one(&mut self, op: &Op<'_>, at_ms: u64, reply: &mut Reply<'_>, touched: &mut Touched) {
         let index = self.index_of(op.key);
+        touched.reads += u64::from(!op.action.is_write());
         let effect = self.shards[index].execute(op, at_ms, reply);
         touched.add(op.key, effect);
     }

@@ -176,8 +176,10 @@ pub fn shutdown(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
 /// CONFIG RESETSTAT.
 pub fn reset_stats(turn: &mut Turn<'_, '_, '_>) {
     let memory_peak = turn.node.keyspace.memory_bytes();
-    turn.node.stats = Stats { memory_peak, ..Stats::default() };
+    turn.node.stats = Stats::default();
+    turn.node.stats.memory_peak = memory_peak;
     turn.node.touched.expired = 0;
+    turn.node.touched.reads = 0;
     turn.node.touched.misses = 0;
     turn.node.stats_base = *turn.net.stats();
     turn.net.reset_turn_max();

@@ -35,8 +35,6 @@ pub struct Stats {
     verbs: Vec<VerbStats>,
     /// Commands run.
     pub commands: u64,
-    /// Reads and writes of keys that were there.
-    pub hits: u64,
     /// Connections accepted.
     pub connections: u64,
     /// Connections turned away because there were too many.
@@ -60,7 +58,6 @@ impl Default for Stats {
         Stats {
             verbs: vec![VerbStats::default(); ROWS.len()],
             commands: 0,
-            hits: 0,
             connections: 0,
             refused: 0,
             errors: BTreeMap::new(),
