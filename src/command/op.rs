@@ -17,6 +17,7 @@ pub struct Op<'a> {
 }
 
 /// What to do with a key. The reply named is what the operation writes.
+#[expect(missing_docs, reason = "the text of a variant names its fields")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Action<'a> {
     // Reads.
@@ -220,6 +221,7 @@ pub struct Range {
 }
 
 /// The range of BITPOS, whose end may be left open; an open end makes the answer for 0 bits differ.
+#[expect(missing_docs, reason = "the text of a variant names its fields")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BitPosRange {
     /// No positions given.
@@ -253,6 +255,7 @@ pub struct BitFieldOp {
 }
 
 /// The verb of a [`BitFieldOp`]; OVERFLOW is already resolved into it.
+#[expect(missing_docs, reason = "the text of a variant names its fields")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BitFieldVerb {
     /// The field.

@@ -3,10 +3,11 @@
 //! Arithmetic is done in 128 bits, in which nothing overflows, and then fitted into the width: wrapped,
 //! saturated, or refused.
 
+use super::bits;
 use super::visit::Visit;
 use super::write::TOO_LONG;
-use super::{VALUE_BYTES_MAX, bits};
 use crate::command::op::{BitFieldOp, BitFieldVerb, Effect, Event, Overflow};
+use crate::config::VALUE_BYTES_MAX;
 use crate::wire::reply::Reply;
 
 /// Runs all operations; an array of their results.
@@ -28,7 +29,7 @@ pub(super) fn apply(mut visit: Visit<'_, '_>, ops: &[BitFieldOp], reply: &mut Re
         return visit.effect;
     };
     let len = end.div_ceil(8);
-    if len > VALUE_BYTES_MAX {
+    if len > VALUE_BYTES_MAX as u64 {
         reply.error(TOO_LONG);
         return visit.effect;
     }

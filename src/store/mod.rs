@@ -36,9 +36,6 @@ use dict::{Dict, Pages};
 use scan::is_expired;
 use visit::Visit;
 
-/// The longest value, in bytes, that APPEND, SETRANGE, SETBIT and BITFIELD may make: Redis's proto-max-bulk-len.
-pub const VALUE_BYTES_MAX: u64 = 512 * 1024 * 1024;
-
 /// The secret of a store's hash function, so that no client can choose keys that collide.
 #[derive(Clone, Copy, Debug)]
 pub struct HashSeed(pub u64, pub u64);

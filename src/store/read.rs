@@ -1,10 +1,11 @@
 //! The operations that only read. What they answer for a key that is not there is Redis's choice for each.
 
+use super::Entry;
 use super::bits;
 use super::visit::Visit;
 use super::write::is_small_shared_integer;
-use super::{Entry, VALUE_BYTES_MAX};
 use crate::command::op::{Action, Effect, Encoding, Event, TtlForm, Unit};
+use crate::config::VALUE_BYTES_MAX;
 use crate::wire::number;
 use crate::wire::reply::Reply;
 
@@ -146,7 +147,7 @@ fn saved_len(value: &[u8]) -> usize {
             len @ 0..64 => len + 1,
             len @ 64..16_384 => len + 2,
             len => {
-                debug_assert!(len as u64 <= VALUE_BYTES_MAX);
+                debug_assert!(len <= VALUE_BYTES_MAX);
                 len + 5
             }
         },

@@ -2,12 +2,13 @@
 //! value, straight from the arena), then the key is changed, which ends the visit.
 
 use super::visit::Visit;
-use super::{Entry, VALUE_BYTES_MAX, bitfield};
+use super::{Entry, bitfield};
 use crate::command::float;
 use crate::command::op::{
     Action, Effect, Encoding, Event, ExpireCondition, GetExExpiry, Set, SetAnswer, SetCondition,
     SetExpiry,
 };
+use crate::config::VALUE_BYTES_MAX;
 use crate::wire::number;
 use crate::wire::reply::Reply;
 
@@ -127,7 +128,7 @@ fn append(mut visit: Visit<'_, '_>, tail: &[u8], reply: &mut Reply<'_>) -> Effec
     };
     let old_len = entry.value.len();
     let len = old_len + tail.len();
-    if len as u64 > VALUE_BYTES_MAX {
+    if len > VALUE_BYTES_MAX {
         reply.error(TOO_LONG);
         return visit.effect;
     }
@@ -144,7 +145,7 @@ fn set_range(mut visit: Visit<'_, '_>, offset: u64, part: &[u8], reply: &mut Rep
         return visit.effect;
     }
     let end = offset.saturating_add(part.len() as u64);
-    if end > VALUE_BYTES_MAX {
+    if end > VALUE_BYTES_MAX as u64 {
         reply.error(TOO_LONG);
         return visit.effect;
     }
@@ -156,7 +157,7 @@ fn set_range(mut visit: Visit<'_, '_>, offset: u64, part: &[u8], reply: &mut Rep
 }
 
 fn set_bit(mut visit: Visit<'_, '_>, offset: u64, bit: bool, reply: &mut Reply<'_>) -> Effect {
-    if offset / 8 >= VALUE_BYTES_MAX {
+    if offset / 8 >= VALUE_BYTES_MAX as u64 {
         reply.error(TOO_LONG);
         return visit.effect;
     }

@@ -1,6 +1,6 @@
 //! The line protocol, as bytes: requests in, replies out. `protocol.md` is the contract.
 //!
-//! - `request`: inline lines and RESP arrays -> arguments, resumable, without rescanning.
+//! - [`request`]: inline lines and RESP arrays -> arguments, resumable, without rescanning.
 //! - [`reply`]: reply values -> bytes in the four dialects (RESP2, RESP3, one line, JSON).
 //! - `decode`: RESP bytes -> reply values, for whoever is the client.
 //! - [`quote`]: Redis's inline quoting, both ways.
@@ -11,3 +11,4 @@
 pub mod number;
 pub mod quote;
 pub mod reply;
+pub mod request;

@@ -14,7 +14,8 @@ use std::ops::Range;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unbalanced;
 
-fn is_blank(byte: u8) -> bool {
+/// What separates arguments.
+pub fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }
 
@@ -43,11 +44,12 @@ pub fn split_line(
     }
 }
 
-/// Appends the argument that begins at `at` to `text` and returns where it ended.
+/// Appends the argument that begins at `at` to `text` and returns where it ended. A NUL outside quotes
+/// ends the line, as it does for Redis, whose lines are C strings.
 fn take_argument(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize, Unbalanced> {
     loop {
         match line.get(at).copied() {
-            None | Some(0) => return Ok(line.len().min(at)).map(|end| end_of(line, end)),
+            None | Some(0) => return Ok(line.len()),
             Some(byte) if is_blank(byte) => return Ok(at),
             Some(b'"') => at = take_double_quoted(line, at + 1, text)?,
             Some(b'\'') => at = take_single_quoted(line, at + 1, text)?,
@@ -57,11 +59,6 @@ fn take_argument(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize
             }
         }
     }
-}
-
-/// A NUL ends the line, as it does for Redis, whose lines are C strings.
-fn end_of(line: &[u8], _at: usize) -> usize {
-    line.len()
 }
 
 fn closed(line: &[u8], at: usize) -> Result<usize, Unbalanced> {
