@@ -2,6 +2,7 @@
 //!
 //! - [`verb`], [`row`], [`rows`], [`table`]: the command table, the single source of truth.
 //! - [`op`]: what the store can be asked to do with one key: parsed, checked, borrowed from the request.
+//! - [`float`]: the floating point of INCRBYFLOAT, for the parser that checks and the store that adds.
 //! - [`data`]: the commands on data, made of operations; [`parse`]: arguments -> those.
 //! - [`glob`]: the patterns of KEYS, SCAN, PSUBSCRIBE and CONFIG GET.
 //!
@@ -9,6 +10,7 @@
 //! are in range. What depends on stored data (overflow, existence) is the store's to say.
 
 pub mod data;
+pub mod float;
 pub mod glob;
 pub mod op;
 pub mod parse;

@@ -1,19 +1,164 @@
-//! stub
-#![allow(missing_docs, clippy::todo, unused)]
-use crate::command::op::*; use crate::wire::reply::Reply;
-#[derive(Clone, Copy)]
+//! The store of one shard: a deterministic dictionary of byte strings with expiry.
+//!
+//! ```text
+//! Store::apply(op, at) ── visit: one key, found once ── read / write ── reply
+//!                          └─ dict: directory over small tables ── table: index + arena ── entry: bytes
+//! ```
+//!
+//! - [`Store::apply`] is the only way to change it: the same operations at the same times in the same
+//!   order give the same state and the same replies on every replica. No clock and no random number is
+//!   read here. (Access times are no state: reads are not replicated.)
+//! - A key is hashed once an operation. Reading and overwriting allocate nothing.
+//! - No call takes long: see [`dict`] for growth, [`table`] for compaction, [`scan`] for walks. The
+//!   exceptions are operations on huge values, which take the time of their bytes.
+//! - Expired keys are absent for every reader from their millisecond on; they are removed when an
+//!   operation meets them and by [`Store::sweep`].
+//!
+//! Not here: several keys at once (taken apart above), types other than strings, eviction, snapshots.
+
+mod bitfield;
+mod bits;
+mod dict;
+mod entry;
+mod read;
+mod scan;
+mod table;
+mod visit;
+mod write;
+
+use std::hash::Hasher;
+
+use siphasher::sip::SipHasher13;
+
+use crate::command::op::{Effect, Encoding, Op};
+use crate::wire::reply::Reply;
+use dict::{Dict, Pages};
+use scan::is_expired;
+use visit::Visit;
+
+/// The secret of a store's hash function, so that no client can choose keys that collide.
+#[derive(Clone, Copy, Debug)]
 pub struct HashSeed(pub u64, pub u64);
-pub struct Dropped;
-pub struct Entry<'a> { pub value: &'a [u8], pub expire_at_ms: Option<u64>, pub encoding: Encoding }
-pub struct Store;
+
+impl HashSeed {
+    #[inline]
+    fn hash(self, key: &[u8]) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.0, self.1);
+        hasher.write(key);
+        hasher.finish()
+    }
+}
+
+/// The dictionary of one shard.
+pub struct Store {
+    dict: Dict,
+    /// The table with which the next sweep begins.
+    sweep_next: u32,
+}
+
+/// A key's value as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The bytes.
+    pub value: &'a [u8],
+    /// Unix milliseconds after which the key is no more.
+    pub expire_at_ms: Option<u64>,
+    /// What `OBJECT ENCODING` goes by.
+    pub encoding: Encoding,
+}
+
+/// What a cleared store held: freeing it takes long, do it on another thread.
+pub struct Dropped(#[expect(dead_code, reason = "is only there to be dropped")] Pages);
+
 impl Store {
-  pub fn new(_s: HashSeed) -> Store { Store }
-  pub fn apply(&mut self, op: &Op<'_>, at_ms: u64, reply: &mut Reply<'_>) -> Effect { todo!() }
-  pub fn lookup(&self, key: &[u8], at_ms: u64) -> Option<Entry<'_>> { todo!() }
-  pub fn len(&self) -> usize { 0 } pub fn expiring(&self) -> usize { 0 } pub fn memory_bytes(&self) -> usize { 0 }
-  pub fn scan(&self, cursor: u64, count: usize, at_ms: u64, found: &mut dyn FnMut(&[u8])) -> u64 { 0 }
-  pub fn for_each(&self, at_ms: u64, f: &mut dyn FnMut(&[u8], Entry<'_>)) {}
-  pub fn random_key(&self, random: u64, at_ms: u64) -> Option<&[u8]> { None }
-  pub fn sweep(&mut self, at_ms: u64, tables_max: usize, removed: &mut dyn FnMut(&[u8])) -> usize { 0 }
-  pub fn clear(&mut self) -> Dropped { Dropped }
+    /// An empty store.
+    pub fn new(seed: HashSeed) -> Store {
+        Store {
+            dict: Dict::new(seed),
+            sweep_next: 0,
+        }
+    }
+
+    /// Does `op` at the time `at_ms` and writes its reply: one value, or none where [`Op`] says so.
+    pub fn apply(&mut self, op: &Op<'_>, at_ms: u64, reply: &mut Reply<'_>) -> Effect {
+        let visit = Visit::new(&mut self.dict, op.key, at_ms);
+        if op.action.is_write() {
+            write::apply(visit, &op.action, reply)
+        } else {
+            read::apply(visit, &op.action, reply)
+        }
+    }
+
+    /// What is stored under `key`, if it has not expired. Is no access.
+    pub fn lookup(&self, key: &[u8], at_ms: u64) -> Option<Entry<'_>> {
+        let place = self.dict.place(key);
+        let offset = self.dict.find(place, key)?;
+        let entry = self.dict.table(place.table).entry(offset);
+        (!is_expired(entry.expire_at_ms, at_ms)).then_some(entry)
+    }
+
+    /// Number of keys, expired ones that were not yet removed among them.
+    pub fn len(&self) -> usize {
+        self.dict.keys()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of keys with an expiry.
+    pub fn expiring(&self) -> usize {
+        self.dict.expiring()
+    }
+
+    /// Bytes allocated for keys, values and what finds them, unused capacity included.
+    pub fn memory_bytes(&self) -> usize {
+        self.dict.bytes()
+    }
+
+    /// Tells about `count` keys or a few more, and returns the cursor to go on with; 0 begins and 0 means
+    /// finished. Cursors are below 2^38. A key that is there throughout is told exactly once, whatever
+    /// happens to others between the calls. One call may tell nothing and yet not be the last.
+    pub fn scan(&self, cursor: u64, count: usize, at_ms: u64, found: &mut dyn FnMut(&[u8])) -> u64 {
+        self.dict.scan(cursor, count, at_ms, found)
+    }
+
+    /// Tells about every key that has not expired.
+    pub fn for_each(&self, at_ms: u64, f: &mut dyn FnMut(&[u8], Entry<'_>)) {
+        for table in (0..self.dict.tables()).map(|number| self.dict.table(number)) {
+            for offset in table.offsets() {
+                let entry = table.entry(offset);
+                if !is_expired(entry.expire_at_ms, at_ms) {
+                    f(table.key(offset), entry);
+                }
+            }
+        }
+    }
+
+    /// Some key, chosen by the bits of `random`; nearly uniform. None when the store is empty or the
+    /// neighbourhood that was chosen holds expired keys only.
+    pub fn random_key(&self, random: u64, at_ms: u64) -> Option<&[u8]> {
+        self.dict.random_key(random, at_ms)
+    }
+
+    /// Removes expired keys from up to `tables_max` small tables, telling about each, and goes on from
+    /// there the next time. Tables in which nothing can have expired cost a glance. Returns the number
+    /// of removed keys.
+    pub fn sweep(
+        &mut self,
+        at_ms: u64,
+        tables_max: usize,
+        removed: &mut dyn FnMut(&[u8]),
+    ) -> usize {
+        let (gone, next) = self.dict.sweep(self.sweep_next, at_ms, tables_max, removed);
+        self.sweep_next = next;
+        gone
+    }
+
+    /// Empties the store at once; what it held is the caller's to drop.
+    pub fn clear(&mut self) -> Dropped {
+        self.sweep_next = 0;
+        Dropped(self.dict.take())
+    }
 }
