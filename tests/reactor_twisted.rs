@@ -57,10 +57,9 @@ mod chat {
     }
 
     fn say(cx: &mut Cx<'_, Room>, words: &str) {
-        cx.app
-            .0
-            .keys()
-            .for_each(|id| drop(cx.net.write_to(*id, words.as_bytes())));
+        for id in cx.app.0.keys() {
+            cx.net.write_to(*id, words.as_bytes());
+        }
     }
 
     pub(super) struct Chatter;

@@ -293,7 +293,7 @@ impl<'a, A: App> Net<'a, A> {
         self.core.stats.jobs_pending += 1;
         let inbox = Arc::clone(&self.core.inbox);
         self.backend.spawn(Box::new(move || {
-            inbox.put(Item::Finished(key, Box::new(job())))
+            inbox.put(Item::Finished(key, Box::new(job())));
         }));
     }
 
