@@ -90,7 +90,7 @@ use self::limits::{Limits, ListenOptions};
 use self::net::Net;
 use self::protocol::Factory;
 use self::remote::{Inbox, Item, Remote};
-use self::timer::Entry;
+use self::timer::{Entry, Nanos};
 
 pub mod app;
 pub mod backend;
@@ -102,13 +102,18 @@ mod flush;
 pub mod id;
 mod input;
 pub mod limits;
+pub mod line;
 pub mod mio_backend;
 pub mod net;
 mod output;
+pub mod policy;
 pub mod pool;
 mod port;
 pub mod protocol;
+pub mod reconnect;
 pub mod remote;
+pub mod sim;
+mod sim_world;
 pub mod stats;
 pub mod timer;
 mod turn;
@@ -185,6 +190,17 @@ impl<B: Backend, A: App> Reactor<B, A> {
         &mut self.backend
     }
 
+    /// When the next turn has something to do, if nothing happens before: now, a timer's time, or `None`. A
+    /// simulation moves its clock to it.
+    pub fn next_wake(&mut self) -> Option<Nanos> {
+        let now = self.backend.now();
+        if self.core.has_work() {
+            Some(now)
+        } else {
+            self.core.timers.next_at().map(|at| at.max(now))
+        }
+    }
+
     /// A handle for other threads.
     pub fn remote(&self) -> Remote<A> {
         Remote::new(Arc::clone(&self.core.inbox))
@@ -200,10 +216,7 @@ impl<B: Backend, A: App> Reactor<B, A> {
 
     /// How long the next [`turn`](Self::turn) may wait for events: `None` for ever.
     fn wait(&mut self, wait_max: Option<Duration>) -> Option<Duration> {
-        if self.core.has_work() {
-            return Some(Duration::ZERO);
-        }
-        let Some(at) = self.core.timers.next_at() else {
+        let Some(at) = self.next_wake() else {
             return wait_max;
         };
         let wait = Duration::from_nanos(at.saturating_sub(self.backend.now()));

@@ -151,6 +151,16 @@ impl<'a, A: App> Net<'a, A> {
         self.unpause(self.me, PAUSED_BY_PROTOCOL);
     }
 
+    /// [`pause_reading`](Self::pause_reading) for another connection.
+    pub fn pause_reading_of(&mut self, id: ConnId) {
+        self.pause(id, PAUSED_BY_PROTOCOL);
+    }
+
+    /// [`resume_reading`](Self::resume_reading) for another connection, or from a timer.
+    pub fn resume_reading_of(&mut self, id: ConnId) {
+        self.unpause(id, PAUSED_BY_PROTOCOL);
+    }
+
     /// Like [`pause_reading`](Self::pause_reading), independent of what the protocol itself wants.
     pub(super) fn throttle(&mut self) {
         self.pause(self.me, PAUSED_BY_POLICY);
@@ -288,7 +298,7 @@ impl<'a, A: App> Net<'a, A> {
         self.core.stats.jobs_pending += 1;
         let inbox = Arc::clone(&self.core.inbox);
         self.backend.spawn(Box::new(move || {
-            inbox.put(Item::Finished(key, Box::new(job())))
+            inbox.put(Item::Finished(key, Box::new(job())));
         }));
     }
 

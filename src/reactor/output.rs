@@ -122,7 +122,10 @@ mod tests {
         }
         assert_eq!(got, expected);
         assert_eq!(output.bytes.capacity(), 0);
-        assert_eq!(spares.buffers.len(), 1);
+        assert!(spares.buffers.is_empty(), "too large to keep");
+        output.push(b"x", &mut spares);
+        output.advance(1, &mut spares);
+        assert_eq!((output.bytes.capacity(), spares.buffers.len()), (0, 1));
         output.push(b"x", &mut spares);
         assert!(
             spares.buffers.is_empty(),
