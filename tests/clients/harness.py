@@ -63,9 +63,8 @@ def run(*command, input=None, timeout=60, fails=False):
     if isinstance(input, str):
         input = input.encode()
     done = subprocess.run(
-        [str(part) for part in command], input=input, timeout=timeout, cwd=ROOT,
-        stdin=subprocess.DEVNULL if input is None else None,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        [str(part) for part in command], timeout=timeout, cwd=ROOT, capture_output=True,
+        **({"stdin": subprocess.DEVNULL} if input is None else {"input": input}))
     out = done.stdout.decode(errors="replace")
     if (done.returncode != 0) != fails:
         raise AssertionError(

@@ -92,7 +92,7 @@ def redis_cli_memkeys(server):
 def redis_cli_stat(server):
     """`redis-cli --stat` for a second or so: its columns are read out of INFO."""
     fill(server, 100)
-    said = shell(f"timeout 2.5 redis-cli -p {server.port} -i 0.5 --stat || [ $? = 124 ]")
+    said = shell(f"timeout 2.5 stdbuf -oL redis-cli -p {server.port} -i 0.5 --stat || [ $? = 124 ]")
     rows = [line.split() for line in said.splitlines() if line[:1].isdigit()]
     check(len(rows) >= 3, said)
     equal(rows[-1][0], "101", "the column keys")
