@@ -310,7 +310,7 @@ def slow_loris(server):
         client.close()
 
 
-@scenario()
+@scenario(options=("--maxclients", 15000))
 def ten_thousand_idle_connections(server):
     """10,000 connections are kept, each still answers, and one busy client does not notice."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -33,7 +33,7 @@ def run_one(scenario, is_marline):
     """None when it passed, else a text that says why not. `Skip` passes through."""
     if scenario.only_marline and not is_marline:
         raise Skip("the server under test is not Marline")
-    server = Server(options=scenario.options if is_marline else ())
+    server = Server(options=scenario.options)
     server.start()
     try:
         signal.alarm(scenario.seconds)
