@@ -29,7 +29,9 @@ fn main() {
         Some("cli") => exit(marline::cli::run(args.split_off(1))),
         Some("node") => run_node(&args.split_off(1)),
         Some(word) if !word.starts_with('-') => {
-            eprintln!("marline: there is no role '{word}'; try marline node, marline cli or marline --help");
+            eprintln!(
+                "marline: there is no role '{word}'; try marline node, marline cli or marline --help"
+            );
             exit(EXIT_USAGE);
         }
         _ => run_node(&args),
@@ -43,7 +45,11 @@ fn run_node(args: &[String]) {
         exit(EXIT_USAGE);
     });
     if matches.opt_present("help") {
-        print!("{}", flags.usage("Usage: marline [node] [options]\n       marline cli [options] [command …]"));
+        print!(
+            "{}",
+            flags
+                .usage("Usage: marline [node] [options]\n       marline cli [options] [command …]")
+        );
         exit(0);
     }
     if matches.opt_present("version") {
@@ -66,17 +72,23 @@ fn configuration(matches: &getopts::Matches) -> (Values, Options) {
     let variables: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let read = |path: &str| std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+    let read =
+        |path: &str| std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
     let wrong = |text: String| -> ! {
         eprintln!("marline: {text}");
         exit(EXIT_CONFIG);
     };
-    let values = values::gather(matches, &variables, read).unwrap_or_else(|invalid| wrong(invalid.to_string()));
+    let values = values::gather(matches, &variables, read)
+        .unwrap_or_else(|invalid| wrong(invalid.to_string()));
     let options =
         Options::read(&values).unwrap_or_else(|(name, reason)| wrong(format!("{name}: {reason}")));
     if matches.opt_present("print-config") {
         for (setting, value, origin) in values.iter() {
-            println!("{:<28} {:<14} # {origin}", setting.name, if value.is_empty() { "\"\"" } else { value });
+            println!(
+                "{:<28} {:<14} # {origin}",
+                setting.name,
+                if value.is_empty() { "\"\"" } else { value }
+            );
         }
         exit(0);
     }
@@ -88,10 +100,13 @@ fn configuration(matches: &getopts::Matches) -> (Values, Options) {
 }
 
 fn serve(values: Values, options: Options) {
-    let seed = options.seed.or_else(|| getrandom::u64().ok()).unwrap_or_else(|| {
-        eprintln!("marline: the kernel gives no random numbers; say --seed NUMBER");
-        exit(EXIT_FAILURE);
-    });
+    let seed = options
+        .seed
+        .or_else(|| getrandom::u64().ok())
+        .unwrap_or_else(|| {
+            eprintln!("marline: the kernel gives no random numbers; say --seed NUMBER");
+            exit(EXIT_FAILURE);
+        });
     let address = options.address;
     let started = MioBackend::with_threads(POOL_THREADS, seed)
         .and_then(|backend| node::start(backend, Node::new(values, options, seed)));
@@ -100,8 +115,12 @@ fn serve(values: Values, options: Options) {
         exit(EXIT_FAILURE);
     });
     stop_on_signals(&reactor);
-    log::info!("marline {} listens on {address} (seed {seed}); try: nc {} {}",
-        env!("CARGO_PKG_VERSION"), address.ip(), address.port());
+    log::info!(
+        "marline {} listens on {address} (seed {seed}); try: nc {} {}",
+        env!("CARGO_PKG_VERSION"),
+        address.ip(),
+        address.port()
+    );
     if let Err(error) = reactor.run() {
         eprintln!("marline: {error}");
         exit(EXIT_FAILURE);
@@ -121,7 +140,10 @@ fn stop_on_signals(reactor: &marline::reactor::Reactor<MioBackend, Node>) {
             return;
         }
     };
-    #[expect(clippy::disallowed_methods, reason = "waiting for signals is all this thread does")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "waiting for signals is all this thread does"
+    )]
     std::thread::spawn(move || {
         let mut asked = false;
         for _ in signals.forever() {
@@ -129,7 +151,9 @@ fn stop_on_signals(reactor: &marline::reactor::Reactor<MioBackend, Node>) {
                 log::warn!("stopped at once by a second signal");
                 exit(0);
             }
-            log::info!("stopping: no new clients, replies are sent out; a second signal stops at once");
+            log::info!(
+                "stopping: no new clients, replies are sent out; a second signal stops at once"
+            );
             remote.call(|cx| cx.net.stop());
         }
     });

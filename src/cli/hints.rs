@@ -37,7 +37,9 @@ pub(super) struct Hints {
 
 impl Hints {
     /// From (name, syntax, summary).
-    pub(super) fn new<'a, N: AsRef<str>>(commands: impl Iterator<Item = (N, &'a str, &'a str)>) -> Hints {
+    pub(super) fn new<'a, N: AsRef<str>>(
+        commands: impl Iterator<Item = (N, &'a str, &'a str)>,
+    ) -> Hints {
         let own = OWN.map(|(name, syntax, summary)| (name.to_owned(), syntax, summary));
         let mut entries: Vec<Entry> = commands
             .map(|(name, syntax, summary)| (name.as_ref().to_owned(), syntax, summary))

@@ -66,7 +66,9 @@ pub fn run(args: Vec<String>) -> i32 {
 
 /// (name, syntax, summary) of every command, for completion, hints and `help`.
 fn command_table() -> impl Iterator<Item = (String, &'static str, &'static str)> {
-    ROWS.iter().filter(|row| !row.is_container()).map(|row| (row.typed_name(), row.syntax, row.summary))
+    ROWS.iter()
+        .filter(|row| !row.is_container())
+        .map(|row| (row.typed_name(), row.syntax, row.summary))
 }
 
 /// Why a mode ended before its time.

@@ -50,7 +50,9 @@ fn info(reply: &mut Reply<'_>, row: &'static Row) {
     reply.int(row.keys.step.into());
     let categories = row.categories();
     reply.set(categories.len());
-    categories.into_iter().for_each(|category| reply.simple(category));
+    categories
+        .into_iter()
+        .for_each(|category| reply.simple(category));
     reply.array(0);
     key_specification(reply, row);
     let subcommands: Vec<&'static Row> = table::subcommands(row).collect();
@@ -63,7 +65,11 @@ fn key_specification(reply: &mut Reply<'_>, row: &Row) {
     if row.keys.first == 0 {
         return reply.array(0);
     }
-    let last = if row.keys.last < 0 { row.keys.last } else { row.keys.last - row.keys.first };
+    let last = if row.keys.last < 0 {
+        row.keys.last
+    } else {
+        row.keys.last - row.keys.first
+    };
     reply.array(1);
     reply.map(3);
     reply.bulk(b"flags");
@@ -105,7 +111,14 @@ fn doc(reply: &mut Reply<'_>, row: &'static Row) {
     for (name, value) in [
         ("summary", row.summary.trim_end_matches('.')),
         ("since", row.since),
-        ("group", if row.group == Group::None { "server" } else { row.group.name() }),
+        (
+            "group",
+            if row.group == Group::None {
+                "server"
+            } else {
+                row.group.name()
+            },
+        ),
     ] {
         reply.bulk(name.as_bytes());
         reply.bulk(value.as_bytes());
@@ -115,7 +128,11 @@ fn doc(reply: &mut Reply<'_>, row: &'static Row) {
         reply.bulk(b"arguments");
         reply.array(1);
         reply.map(3);
-        for (name, value) in [("name", row.syntax), ("type", "string"), ("display_text", row.syntax)] {
+        for (name, value) in [
+            ("name", row.syntax),
+            ("type", "string"),
+            ("display_text", row.syntax),
+        ] {
             reply.bulk(name.as_bytes());
             reply.bulk(value.as_bytes());
         }
@@ -136,9 +153,15 @@ fn keys(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
         return turn.reply.error("ERR The command has no key arguments");
     }
     if !row.takes(args.len()) {
-        return turn.reply.error("ERR Invalid number of arguments specified for command");
+        return turn
+            .reply
+            .error("ERR Invalid number of arguments specified for command");
     }
-    let keys: Vec<&[u8]> = row.keys.positions(args.len()).map(|position| args.at(position)).collect();
+    let keys: Vec<&[u8]> = row
+        .keys
+        .positions(args.len())
+        .map(|position| args.at(position))
+        .collect();
     turn.reply.array(keys.len());
     keys.into_iter().for_each(|key| turn.reply.bulk(key));
 }
@@ -146,16 +169,20 @@ fn keys(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
 fn list(turn: &mut Turn<'_, '_, '_>, options: Args<'_>) {
     let names: Vec<&str> = match (options.get(0), options.get(1), options.get(2)) {
         (None, ..) => table::commands().map(|row| row.name).collect(),
-        (Some(filter), Some(kind), Some(value)) if parse::is(filter, "FILTERBY") && options.len() == 3 => {
+        (Some(filter), Some(kind), Some(value))
+            if parse::is(filter, "FILTERBY") && options.len() == 3 =>
+        {
             let chosen: &dyn Fn(&Row) -> bool = match () {
-                () if parse::is(kind, "ACLCAT") => {
-                    &|row| row.categories().iter().any(|category| parse::is(value, &category[1..]))
-                }
+                () if parse::is(kind, "ACLCAT") => &|row| {
+                    row.categories()
+                        .iter()
+                        .any(|category| parse::is(value, &category[1..]))
+                },
                 () if parse::is(kind, "PATTERN") => {
                     &|row| glob::matches_ignoring_case(value, row.name.as_bytes())
                 }
                 () if parse::is(kind, "MODULE") => &|_| false,
-                () => return turn.reply.error(&SYNTAX),
+                () => return turn.reply.error_bytes(&SYNTAX),
             };
             table::commands()
                 .flat_map(|row| std::iter::once(row).chain(table::subcommands(row)))
@@ -163,8 +190,10 @@ fn list(turn: &mut Turn<'_, '_, '_>, options: Args<'_>) {
                 .map(|row| row.name)
                 .collect()
         }
-        _ => return turn.reply.error(&SYNTAX),
+        _ => return turn.reply.error_bytes(&SYNTAX),
     };
     turn.reply.array(names.len());
-    names.into_iter().for_each(|name| turn.reply.bulk(name.as_bytes()));
+    names
+        .into_iter()
+        .for_each(|name| turn.reply.bulk(name.as_bytes()));
 }

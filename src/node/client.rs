@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 
 use crate::command::table;
 use crate::command::verb::Verb;
-use crate::reactor::timer::Nanos;
 use crate::reactor::id::ConnId;
+use crate::reactor::timer::Nanos;
 use crate::wire::reply::Dialect;
 
 use super::pubsub::Subscriptions;
@@ -115,12 +115,16 @@ impl Client {
 
     /// Number of channels and of patterns it listens to.
     pub fn subscribed(&self) -> (usize, usize) {
-        self.subscriptions.as_ref().map_or((0, 0), |all| (all.channels.len(), all.patterns.len()))
+        self.subscriptions
+            .as_ref()
+            .map_or((0, 0), |all| (all.channels.len(), all.patterns.len()))
     }
 
     /// Whether it listens to anything.
     pub fn is_subscribed(&self) -> bool {
-        self.subscriptions.as_ref().is_some_and(|all| !all.is_empty())
+        self.subscriptions
+            .as_ref()
+            .is_some_and(|all| !all.is_empty())
     }
 
     /// Whether its next command can simply be run: no transaction, subscription or silence.
@@ -163,8 +167,12 @@ impl Client {
             text(self.name()),
             seconds(self.since),
             seconds(self.active),
-            self.transaction.as_ref().map_or(-1, |transaction| transaction.len() as i64),
-            self.transaction.as_ref().map_or(0, |transaction| transaction.bytes()),
+            self.transaction
+                .as_ref()
+                .map_or(-1, |transaction| transaction.len() as i64),
+            self.transaction
+                .as_ref()
+                .map_or(0, |transaction| transaction.bytes()),
             usize::from(out_bytes > 0),
             size_of::<Client>() + out_bytes,
             self.last.map_or("NULL", |verb| table::row(verb).name),
@@ -191,26 +199,41 @@ impl Clients {
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        self.slots[index] = Some(Box::new(Client::new(self.last_number, conn, peer, host, now)));
+        self.slots[index] = Some(Box::new(Client::new(
+            self.last_number,
+            conn,
+            peer,
+            host,
+            now,
+        )));
         self.numbers.insert(self.last_number, conn);
         self.last_number
     }
 
     /// Takes a client away.
     pub fn remove(&mut self, conn: ConnId) -> Option<Box<Client>> {
-        let client = self.slots.get_mut(conn.index())?.take_if(|client| client.conn == conn)?;
+        let client = self
+            .slots
+            .get_mut(conn.index())?
+            .take_if(|client| client.conn == conn)?;
         self.numbers.remove(&client.id);
         Some(client)
     }
 
     /// The client of a connection, unless that is gone.
     pub fn get(&self, conn: ConnId) -> Option<&Client> {
-        self.slots.get(conn.index())?.as_deref().filter(|client| client.conn == conn)
+        self.slots
+            .get(conn.index())?
+            .as_deref()
+            .filter(|client| client.conn == conn)
     }
 
     /// As [`Clients::get`], to be changed.
     pub fn get_mut(&mut self, conn: ConnId) -> Option<&mut Client> {
-        self.slots.get_mut(conn.index())?.as_deref_mut().filter(|client| client.conn == conn)
+        self.slots
+            .get_mut(conn.index())?
+            .as_deref_mut()
+            .filter(|client| client.conn == conn)
     }
 
     /// The connection of a client's number.

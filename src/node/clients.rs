@@ -38,7 +38,9 @@ pub fn client(turn: &mut Turn<'_, '_, '_>, verb: Verb, args: Args<'_>) {
                 false => turn.reply.bulk(&name),
             }
         }
-        Verb::ClientSetname => set_label(turn, "Client names", args.at(2), |labels| &mut labels.name),
+        Verb::ClientSetname => {
+            set_label(turn, "Client names", args.at(2), |labels| &mut labels.name)
+        }
         Verb::ClientSetinfo => set_info(turn, args),
         Verb::ClientReply => reply_mode(turn, args.at(2)),
         Verb::ClientPause => pause(turn, args),
@@ -67,13 +69,19 @@ fn is_of_type(client: &Client, word: &[u8]) -> Option<bool> {
     match () {
         () if parse::is(word, "normal") => Some(!client.is_subscribed()),
         () if parse::is(word, "pubsub") => Some(client.is_subscribed()),
-        () if parse::is(word, "master") || parse::is(word, "replica") || parse::is(word, "slave") => Some(false),
+        () if parse::is(word, "master")
+            || parse::is(word, "replica")
+            || parse::is(word, "slave") =>
+        {
+            Some(false)
+        }
         () => None,
     }
 }
 
 fn unknown_type(turn: &mut Turn<'_, '_, '_>, word: &[u8]) {
-    turn.reply.error_bytes(&[b"ERR Unknown client type '", word, b"'"].concat());
+    turn.reply
+        .error_bytes(&[b"ERR Unknown client type '", word, b"'"].concat());
 }
 
 fn list(turn: &mut Turn<'_, '_, '_>, options: Args<'_>) {
@@ -93,7 +101,7 @@ fn list(turn: &mut Turn<'_, '_, '_>, options: Args<'_>) {
                 None => return turn.reply.error("ERR Invalid client ID"),
             }
         }
-        Some(_) => return turn.reply.error(&SYNTAX),
+        Some(_) => return turn.reply.error_bytes(&SYNTAX),
     };
     turn.reply.verbatim(&text);
 }
@@ -119,7 +127,8 @@ fn set_info(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
     } else if parse::is(attribute, "LIB-VER") {
         set_label(turn, "lib-ver", text, |labels| &mut labels.version);
     } else {
-        turn.reply.error_bytes(&[b"ERR Unrecognized option '", attribute, b"'"].concat());
+        turn.reply
+            .error_bytes(&[b"ERR Unrecognized option '", attribute, b"'"].concat());
     }
 }
 
@@ -135,7 +144,7 @@ fn reply_mode(turn: &mut Turn<'_, '_, '_>, word: &[u8]) {
                 turn.client().silence = Silence::NextReply;
             }
         }
-        () => turn.reply.error(&SYNTAX),
+        () => turn.reply.error_bytes(&SYNTAX),
     }
 }
 
@@ -143,7 +152,7 @@ fn on_off(turn: &mut Turn<'_, '_, '_>, word: &[u8], set: impl FnOnce(&mut Client
     let on = match () {
         () if parse::is(word, "ON") => true,
         () if parse::is(word, "OFF") => false,
-        () => return turn.reply.error(&SYNTAX),
+        () => return turn.reply.error_bytes(&SYNTAX),
     };
     set(turn.client(), on);
     turn.reply.ok();
@@ -154,21 +163,36 @@ fn pause(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
         None => true,
         Some(word) if parse::is(word, "ALL") => true,
         Some(word) if parse::is(word, "WRITE") => false,
-        Some(_) => return turn.reply.error("ERR CLIENT PAUSE mode must be WRITE or ALL"),
+        Some(_) => {
+            return turn
+                .reply
+                .error("ERR CLIENT PAUSE mode must be WRITE or ALL");
+        }
     };
     let Some(ms) = number::parse_i64(args.at(2)) else {
-        return turn.reply.error("ERR timeout is not an integer or out of range");
+        return turn
+            .reply
+            .error("ERR timeout is not an integer or out of range");
     };
-    let Ok(ms) = u64::try_from(ms) else { return turn.reply.error("ERR timeout is negative") };
+    let Ok(ms) = u64::try_from(ms) else {
+        return turn.reply.error("ERR timeout is negative");
+    };
     let until = turn.net.now().saturating_add(ms.saturating_mul(1_000_000));
     // The longer and the stricter of two pauses holds, as in Redis.
     let before = turn.node.pause.filter(|pause| pause.until > turn.net.now());
     turn.node.pause = Some(match before {
-        Some(pause) => Pause { until: pause.until.max(until), all: pause.all || all },
+        Some(pause) => Pause {
+            until: pause.until.max(until),
+            all: pause.all || all,
+        },
         None => Pause { until, all },
     });
     turn.net.call_later(Duration::from_millis(ms), |cx| {
-        if cx.app.pause.is_some_and(|pause| pause.until <= cx.net.now()) {
+        if cx
+            .app
+            .pause
+            .is_some_and(|pause| pause.until <= cx.net.now())
+        {
             cx.app.end_pause(&mut cx.net);
         }
     });
@@ -188,11 +212,15 @@ struct Victims<'a> {
 
 impl Victims<'_> {
     fn include(&self, client: &Client, me: ConnId) -> bool {
-        let is = |wanted: Option<&[u8]>, actual: String| wanted.is_none_or(|wanted| wanted == actual.as_bytes());
+        let is = |wanted: Option<&[u8]>, actual: String| {
+            wanted.is_none_or(|wanted| wanted == actual.as_bytes())
+        };
         self.id.is_none_or(|id| id == client.id)
             && is(self.peer, client.peer.to_string())
             && is(self.host, client.host.to_string())
-            && self.of_type.is_none_or(|word| is_of_type(client, word) == Some(true))
+            && self
+                .of_type
+                .is_none_or(|word| is_of_type(client, word) == Some(true))
             && self.user.is_none_or(|user| user == b"default")
             && !(self.spare_me && client.conn == me)
     }
@@ -202,7 +230,10 @@ impl Victims<'_> {
 pub fn kill(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     let old_form = args.len() == 3;
     let victims = if old_form {
-        Victims { peer: Some(args.at(2)), ..Victims::default() }
+        Victims {
+            peer: Some(args.at(2)),
+            ..Victims::default()
+        }
     } else {
         match victims(turn, args.skip(2)) {
             Some(victims) => victims,
@@ -217,22 +248,32 @@ pub fn kill(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
         .filter(|client| victims.include(client, me))
         .map(|client| client.conn)
         .collect();
-    killed.iter().filter(|&&conn| conn != me).for_each(|&conn| turn.net.abort(conn));
+    killed
+        .iter()
+        .filter(|&&conn| conn != me)
+        .for_each(|&conn| turn.net.abort(conn));
     match (old_form, killed.is_empty()) {
         (true, true) => turn.reply.error("ERR No such client"),
         (true, false) => turn.reply.ok(),
         (false, _) => turn.reply.count(killed.len()),
     }
-    if killed.contains(&me) { Next::Close } else { Next::Go }
+    if killed.contains(&me) {
+        Next::Close
+    } else {
+        Next::Go
+    }
 }
 
 /// Reads the options of CLIENT KILL; answers with an error and `None` when they mean nothing.
 fn victims<'a>(turn: &mut Turn<'_, '_, '_>, options: Args<'a>) -> Option<Victims<'a>> {
-    let mut victims = Victims { spare_me: true, ..Victims::default() };
+    let mut victims = Victims {
+        spare_me: true,
+        ..Victims::default()
+    };
     let mut options = options;
     while let Some(word) = options.get(0) {
         let Some(value) = options.get(1) else {
-            turn.reply.error(&SYNTAX);
+            turn.reply.error_bytes(&SYNTAX);
             return None;
         };
         match () {
@@ -256,7 +297,7 @@ fn victims<'a>(turn: &mut Turn<'_, '_, '_>, options: Args<'a>) -> Option<Victims
             () if parse::is(word, "SKIPME") && parse::is(value, "YES") => victims.spare_me = true,
             () if parse::is(word, "SKIPME") && parse::is(value, "NO") => victims.spare_me = false,
             () => {
-                turn.reply.error(&SYNTAX);
+                turn.reply.error_bytes(&SYNTAX);
                 return None;
             }
         }

@@ -15,7 +15,10 @@ use super::{REDIS_VERSION, clients};
 /// PING.
 pub fn ping(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>) {
     if args.len() > 2 {
-        return turn.reply.error(&format!("ERR wrong number of arguments for '{}' command", row.name));
+        return turn.reply.error(&format!(
+            "ERR wrong number of arguments for '{}' command",
+            row.name
+        ));
     }
     let client = turn.client();
     if client.dialect == Dialect::Resp2 && client.is_subscribed() {
@@ -46,7 +49,9 @@ pub fn hello(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
             Some(3) => Dialect::Resp3,
             Some(_) => return turn.reply.error("NOPROTO unsupported protocol version"),
             None => {
-                return turn.reply.error("ERR Protocol version is not an integer or out of range");
+                return turn
+                    .reply
+                    .error("ERR Protocol version is not an integer or out of range");
             }
         },
     };
@@ -82,13 +87,11 @@ pub fn hello(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
 fn introduce(turn: &mut Turn<'_, '_, '_>) {
     let (id, dialect) = (turn.client().id, turn.client().dialect);
     let reply = &mut turn.reply;
-    reply.map(8);
+    reply.map(7);
     reply.bulk(b"server");
     reply.bulk(b"redis");
     reply.bulk(b"version");
     reply.bulk(REDIS_VERSION.as_bytes());
-    reply.bulk(b"marline");
-    reply.bulk(env!("CARGO_PKG_VERSION").as_bytes());
     reply.bulk(b"proto");
     match dialect {
         Dialect::Resp2 => reply.int(2),
@@ -131,7 +134,7 @@ pub fn select(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
     match number::parse_i64(args.at(1)) {
         Some(0) => turn.reply.ok(),
         Some(_) => turn.reply.error("ERR DB index is out of range"),
-        None => turn.reply.error(&NOT_INTEGER),
+        None => turn.reply.error_bytes(&NOT_INTEGER),
     }
 }
 
@@ -144,10 +147,11 @@ pub fn auth(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
         ),
         3 if args.at(1) == b"default" => turn.reply.ok(),
         3 => wrong_password(turn),
-        _ => turn.reply.error(&parse::SYNTAX),
+        _ => turn.reply.error_bytes(&parse::SYNTAX),
     }
 }
 
 fn wrong_password(turn: &mut Turn<'_, '_, '_>) {
-    turn.reply.error("WRONGPASS invalid username-password pair or user is disabled.");
+    turn.reply
+        .error("WRONGPASS invalid username-password pair or user is disabled.");
 }

@@ -4,6 +4,7 @@
 //! wrong number of arguments, subscribed client, pause, transaction. A command that is refused while a
 //! transaction is being typed breaks the transaction.
 
+use crate::command::op::Event;
 use crate::command::parse;
 use crate::command::row::{Row, flag};
 use crate::command::table;
@@ -15,8 +16,8 @@ use crate::wire::request::Args;
 use super::client::Silence;
 use super::turn::Turn;
 use super::{
-    catalogue, clients, connection, help, info, latency, monitor, notify, pubsub, server, settings, slowlog,
-    transaction,
+    catalogue, clients, connection, help, info, latency, monitor, notify, pubsub, server, settings,
+    slowlog, transaction,
 };
 
 /// How a session goes on after a command.
@@ -71,7 +72,7 @@ pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize
         }
         Some(row) if row.takes(args.len()) => row,
         _ if is_http(args) => return http(turn),
-        Some(row) => return refuse(turn, Some(row), &wrong_arity(row)),
+        Some(row) => return refuse(turn, Some(row), wrong_arity(row).as_bytes()),
         None => {
             let text = unknown(args);
             return refuse(turn, None, &text);
@@ -93,7 +94,11 @@ pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize
     }
     let before = turn.reply.len();
     let errors = turn.reply.errors();
-    let next = if plain { run(turn, row, args) } else { with_care(turn, row, args) };
+    let next = if plain {
+        run(turn, row, args)
+    } else {
+        with_care(turn, row, args)
+    };
     if turn.reply.errors() != errors {
         turn.count_error(row.verb, before);
     }
@@ -119,18 +124,25 @@ fn is_quick(turn: &Turn<'_, '_, '_>, row: &Row, request_bytes: usize) -> bool {
 ///
 /// # Errors
 /// The text to answer with.
-pub fn subcommand(row: &'static Row, args: Args<'_>) -> Result<&'static Row, String> {
+pub fn subcommand(row: &'static Row, args: Args<'_>) -> Result<&'static Row, Vec<u8>> {
     if !(row.is_container() || row.verb == Verb::Command && args.len() > 1) {
         return Ok(row);
     }
-    let Some(name) = args.get(1) else { return Err(wrong_arity(row)) };
+    let Some(name) = args.get(1) else {
+        return Err(wrong_arity(row).into_bytes());
+    };
     match table::find_sub(row, name) {
         Some(sub) if sub.takes(args.len()) => Ok(sub),
-        Some(sub) => Err(wrong_arity(sub)),
+        Some(sub) => Err(wrong_arity(sub).into_bytes()),
         None => {
-            let name = String::from_utf8_lossy(&name[..name.len().min(ECHO_BYTES_MAX)]);
             let container = row.name.to_ascii_uppercase();
-            Err(format!("ERR unknown subcommand '{name}'. Try {container} HELP."))
+            let hint = format!("'. Try {container} HELP.");
+            Err([
+                b"ERR unknown subcommand '",
+                shown(name, ECHO_BYTES_MAX),
+                hint.as_bytes(),
+            ]
+            .concat())
         }
     }
 }
@@ -139,24 +151,31 @@ fn wrong_arity(row: &Row) -> String {
     format!("ERR wrong number of arguments for '{}' command", row.name)
 }
 
+/// The part of a client's own words that an error repeats.
+fn shown(bytes: &[u8], len_max: usize) -> &[u8] {
+    parse::as_c_string(&bytes[..bytes.len().min(len_max)])
+}
+
 /// Redis's text for an unknown command, and ours behind it when a known one is near.
-fn unknown(args: Args<'_>) -> String {
+fn unknown(args: Args<'_>) -> Vec<u8> {
     let name = args.at(0);
-    let mut text = format!(
-        "ERR unknown command '{}', with args beginning with: ",
-        String::from_utf8_lossy(&name[..name.len().min(ECHO_BYTES_MAX)])
-    );
-    let mut shown = 0;
+    let mut text = [
+        b"ERR unknown command '",
+        shown(name, ECHO_BYTES_MAX),
+        b"', with args beginning with: ",
+    ]
+    .concat();
+    let mut left = ECHO_BYTES_MAX;
     for argument in args.skip(1).iter() {
-        if shown >= ECHO_BYTES_MAX {
+        if left == 0 {
             break;
         }
-        let part = &argument[..argument.len().min(ECHO_BYTES_MAX - shown)];
-        text.push_str(&format!("'{}' ", String::from_utf8_lossy(part)));
-        shown += part.len() + 3;
+        let part = shown(argument, left);
+        text.extend_from_slice(&[b"'", part, b"' "].concat());
+        left = left.saturating_sub(part.len() + 3);
     }
     if let Some(near) = table::nearest(name) {
-        text.push_str(&format!("- did you mean {}?", near.typed_name()));
+        text.extend_from_slice(format!("- did you mean {}?", near.typed_name()).as_bytes());
     }
     text
 }
@@ -164,39 +183,52 @@ fn unknown(args: Args<'_>) -> String {
 /// Whether a web browser is talking: then somebody else's page may be choosing its words.
 fn is_http(args: Args<'_>) -> bool {
     let name = args.at(0);
-    ["POST", "HOST:", "PUT", "OPTIONS", "HEAD", "PATCH", "DELETE", "CONNECT"]
-        .iter()
-        .any(|word| parse::is(name, word))
-        || args.get(2).is_some_and(|version| version.starts_with(b"HTTP/"))
+    [
+        "POST", "HOST:", "PUT", "OPTIONS", "HEAD", "PATCH", "DELETE", "CONNECT",
+    ]
+    .iter()
+    .any(|word| parse::is(name, word))
+        || args
+            .get(2)
+            .is_some_and(|version| version.starts_with(b"HTTP/"))
 }
 
 fn http(turn: &mut Turn<'_, '_, '_>) -> Next {
-    log::warn!("{}: speaks HTTP to the command port; closed", turn.client().peer);
-    turn.reply.error("ERR Protocol error: this port does not speak HTTP");
+    log::warn!(
+        "{}: speaks HTTP to the command port; closed",
+        turn.client().peer
+    );
+    turn.reply
+        .error("ERR Protocol error: this port does not speak HTTP");
     Next::Close
 }
 
-fn refuse(turn: &mut Turn<'_, '_, '_>, row: Option<&Row>, text: &str) -> Next {
+fn refuse(turn: &mut Turn<'_, '_, '_>, row: Option<&Row>, text: &[u8]) -> Next {
     if let Some(transaction) = &mut turn.client().transaction {
         transaction.broken = true;
     }
     if let Some(row) = row {
         turn.node.stats.of(row.verb).rejected += 1;
     }
-    turn.node.stats.error(text.as_bytes());
-    turn.reply.error(text);
+    turn.node.stats.error(text);
+    turn.reply.error_bytes(text);
     Next::Go
 }
 
 /// Whether CLIENT PAUSE holds this command back.
 fn is_paused(turn: &mut Turn<'_, '_, '_>, row: &Row) -> bool {
     let now = turn.net.now();
-    let Some(pause) = turn.node.pause else { return false };
+    let Some(pause) = turn.node.pause else {
+        return false;
+    };
     if pause.until <= now {
         turn.node.end_pause(turn.net);
         return false;
     }
-    let exempt = matches!(row.verb, Verb::ClientUnpause | Verb::ClientPause | Verb::Quit | Verb::Reset);
+    let exempt = matches!(
+        row.verb,
+        Verb::ClientUnpause | Verb::ClientPause | Verb::Quit | Verb::Reset
+    );
     let queued = turn.client().transaction.is_some() && row.verb != Verb::Exec;
     let changes = row.is(flag::WRITE) || matches!(row.verb, Verb::Publish | Verb::Exec);
     !exempt && !queued && (pause.all || changes)
@@ -209,7 +241,7 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
         && client.is_subscribed()
         && let Some(text) = pubsub::refusal(row.verb)
     {
-        return refuse(turn, Some(row), &text);
+        return refuse(turn, Some(row), text.as_bytes());
     }
     if let Some(transaction) = &mut client.transaction {
         let immediate = matches!(
@@ -217,7 +249,11 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
             Verb::Exec | Verb::Discard | Verb::Multi | Verb::Watch | Verb::Quit | Verb::Reset
         );
         if row.is(flag::NO_MULTI) {
-            return refuse(turn, Some(row), "ERR Command not allowed inside a transaction");
+            return refuse(
+                turn,
+                Some(row),
+                b"ERR Command not allowed inside a transaction",
+            );
         }
         if !immediate {
             transaction.queue(args);
@@ -247,14 +283,20 @@ pub fn run(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Ne
         Some(Ok(command)) => {
             let node = &mut *turn.node;
             let random = || turn.net.random();
-            node.keyspace.execute(&command, node.at_ms, random, &mut turn.reply, &mut node.touched);
+            node.keyspace.execute(
+                &command,
+                node.at_ms,
+                random,
+                &mut turn.reply,
+                &mut node.touched,
+            );
             if node.touched.recording {
                 tell_touched(turn);
             }
             Next::Go
         }
         Some(Err(fault)) => {
-            turn.reply.error(&fault);
+            turn.reply.error_bytes(&fault);
             Next::Go
         }
         None => not_data(turn, row, args),
@@ -271,11 +313,17 @@ pub fn tell_touched(turn: &mut Turn<'_, '_, '_>) {
     }
     let mut keys = std::mem::take(&mut turn.node.touched.keys);
     for (key, effect) in keys.drain(..) {
-        if effect.modified {
+        // A key that only turned out to be past its time was gone before: EXEC asks for itself.
+        let was_there = !effect
+            .events()
+            .all(|event| matches!(event, Event::Expired | Event::KeyMiss));
+        if effect.modified && was_there {
             turn.node.watches.key_changed(&key, &mut turn.node.clients);
         }
         if turn.node.notify.is_on() {
-            effect.events().for_each(|event| notify::send(turn, event, &key));
+            effect
+                .events()
+                .for_each(|event| notify::send(turn, event, &key));
         }
     }
     turn.node.touched.keys = keys;

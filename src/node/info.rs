@@ -65,9 +65,15 @@ pub fn info(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
                 || parse::is(word, "EVERYTHING")
                 || parse::is(word, "DEFAULT") && usual
         };
-        if asked.is_empty() { usual } else { asked.iter().any(is) }
+        if asked.is_empty() {
+            usual
+        } else {
+            asked.iter().any(is)
+        }
     };
-    let mut facts = Facts { text: String::new() };
+    let mut facts = Facts {
+        text: String::new(),
+    };
     for (name, usual, section) in SECTIONS {
         if wanted(name, usual) {
             if !facts.text.is_empty() {
@@ -98,7 +104,10 @@ fn server(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
     facts.add("uptime_in_days", uptime / 86_400);
     facts.add("hz", 10);
     facts.add("configured_hz", 10);
-    facts.add("executable", std::env::current_exe().unwrap_or_default().display());
+    facts.add(
+        "executable",
+        std::env::current_exe().unwrap_or_default().display(),
+    );
     facts.add("config_file", "");
     facts.add("marline_seed", node.seed);
     facts.add("marline_shards", node.options.shards);
@@ -109,7 +118,10 @@ fn clients(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
     facts.add("connected_clients", node.clients.len());
     facts.add("cluster_connections", 0);
     facts.add("maxclients", node.options.clients_max);
-    facts.add("blocked_clients", node.clients.iter().filter(|client| client.waiting).count());
+    facts.add(
+        "blocked_clients",
+        node.clients.iter().filter(|client| client.waiting).count(),
+    );
     facts.add("tracking_clients", 0);
     facts.add("clients_in_timeout_table", 0);
 }
@@ -151,27 +163,45 @@ fn stats(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
     facts.add("total_commands_processed", node.stats.commands);
     facts.add("instantaneous_ops_per_sec", node.stats.commands_per_second);
     facts.add("total_net_input_bytes", now.bytes_read - base.bytes_read);
-    facts.add("total_net_output_bytes", now.bytes_written - base.bytes_written);
+    facts.add(
+        "total_net_output_bytes",
+        now.bytes_written - base.bytes_written,
+    );
     let (input, output) = node.stats.bytes_per_second;
-    facts.add("instantaneous_input_kbps", format!("{:.2}", input as f64 / 1024.0));
-    facts.add("instantaneous_output_kbps", format!("{:.2}", output as f64 / 1024.0));
+    facts.add(
+        "instantaneous_input_kbps",
+        format!("{:.2}", input as f64 / 1024.0),
+    );
+    facts.add(
+        "instantaneous_output_kbps",
+        format!("{:.2}", output as f64 / 1024.0),
+    );
     facts.add("rejected_connections", node.stats.refused);
     facts.add("expired_keys", node.touched.expired);
     facts.add("evicted_keys", 0);
     facts.add("evicted_clients", 0);
-    facts.add("keyspace_hits", node.touched.reads.saturating_sub(node.touched.misses));
+    facts.add(
+        "keyspace_hits",
+        node.touched.reads.saturating_sub(node.touched.misses),
+    );
     facts.add("keyspace_misses", node.touched.misses);
     facts.add("pubsub_channels", node.pubsub.channels());
     facts.add("pubsub_patterns", node.pubsub.patterns());
     facts.add("latest_fork_usec", 0);
     facts.add("total_forks", 0);
-    facts.add("total_error_replies", node.stats.errors.values().sum::<u64>());
+    facts.add(
+        "total_error_replies",
+        node.stats.errors.values().sum::<u64>(),
+    );
     facts.add("total_reads_processed", now.reads - base.reads);
     facts.add("total_writes_processed", now.writes - base.writes);
     facts.add("marline_turns", now.turns - base.turns);
     facts.add("marline_turn_us_max", now.turn_ns_max / 1000);
     facts.add("marline_turn_us_last", now.turn_ns_last / 1000);
-    facts.add("marline_clients_overflowed", now.overflowed - base.overflowed);
+    facts.add(
+        "marline_clients_overflowed",
+        now.overflowed - base.overflowed,
+    );
     facts.add("marline_stale_events", now.stale_events - base.stale_events);
 }
 
@@ -219,6 +249,9 @@ fn error_stats(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
 fn keyspace(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
     let (keys, expires) = (turn.node.keyspace.len(), turn.node.keyspace.expiring());
     if keys > 0 {
-        facts.add("db0", format_args!("keys={keys},expires={expires},avg_ttl=0"));
+        facts.add(
+            "db0",
+            format_args!("keys={keys},expires={expires},avg_ttl=0"),
+        );
     }
 }

@@ -69,7 +69,11 @@ impl Keyspace {
     /// `shards` empty shards, all hashing with `seed`.
     pub fn new(shards: u16, seed: HashSeed) -> Self {
         let shards = (0..shards).map(|_| Shard::new(seed)).collect();
-        Keyspace { shards, sweep_next: 0, dropped: Vec::new() }
+        Keyspace {
+            shards,
+            sweep_next: 0,
+            dropped: Vec::new(),
+        }
     }
 
     /// Runs a data command at `at_ms` and writes exactly one reply. `random` is for RANDOMKEY.
@@ -99,12 +103,18 @@ impl Keyspace {
 
     /// Number of keys with an expiry.
     pub fn expiring(&self) -> usize {
-        self.shards.iter().map(|shard| shard.store().expiring()).sum()
+        self.shards
+            .iter()
+            .map(|shard| shard.store().expiring())
+            .sum()
     }
 
     /// Bytes of memory held for keys and values, by our own account.
     pub fn memory_bytes(&self) -> usize {
-        self.shards.iter().map(|shard| shard.store().memory_bytes()).sum()
+        self.shards
+            .iter()
+            .map(|shard| shard.store().memory_bytes())
+            .sum()
     }
 
     /// Sum of the shards' log indices.
@@ -154,32 +164,60 @@ impl Keyspace {
             Many::Get { keys } => {
                 reply.array(keys.len());
                 for key in keys.iter() {
-                    self.one(&Op { key, action: Action::Get }, at_ms, reply, touched);
+                    self.one(
+                        &Op {
+                            key,
+                            action: Action::Get,
+                        },
+                        at_ms,
+                        reply,
+                        touched,
+                    );
                 }
             }
-            Many::Set { pairs, only_if_none_exists } => {
+            Many::Set {
+                pairs,
+                only_if_none_exists,
+            } => {
                 self.set_all(pairs, only_if_none_exists, at_ms, reply, touched);
             }
             Many::Count { what, keys } => {
-                let count = keys.iter().filter(|key| self.count(what, key, at_ms, touched)).count();
+                let count = keys
+                    .iter()
+                    .filter(|key| self.count(what, key, at_ms, touched))
+                    .count();
                 reply.count(count);
             }
-            Many::Rename { from, to, only_if_absent } => {
+            Many::Rename {
+                from,
+                to,
+                only_if_absent,
+            } => {
                 self.rename(from, to, only_if_absent, at_ms, reply, touched);
             }
             Many::Copy { from, to, replace } => self.copy(from, to, replace, at_ms, reply, touched),
-            Many::BitOp { operator, destination, sources } => {
+            Many::BitOp {
+                operator,
+                destination,
+                sources,
+            } => {
                 self.bit_op(operator, destination, sources, at_ms, reply, touched);
             }
             Many::Lcs { keys, answer } => self.lcs(keys, answer, at_ms, reply),
             Many::Keys { pattern } => self.keys(pattern, at_ms, reply),
-            Many::Scan { cursor, pattern, count, only_strings } => {
+            Many::Scan {
+                cursor,
+                pattern,
+                count,
+                only_strings,
+            } => {
                 self.scan(cursor, pattern, count, only_strings, at_ms, reply);
             }
             Many::RandomKey => self.random_key(random(), at_ms, reply),
             Many::DbSize => reply.count(self.len()),
             Many::Flush => {
-                self.dropped.extend(self.shards.iter_mut().map(Shard::flush));
+                self.dropped
+                    .extend(self.shards.iter_mut().map(Shard::flush));
                 touched.flushed = true;
                 touched.writes += 1;
                 reply.ok();
@@ -207,8 +245,21 @@ impl Keyspace {
         }
         for (key, value) in pairs.iter().step_by(2).zip(pairs.iter().skip(1).step_by(2)) {
             let condition: Option<SetCondition> = None;
-            let set = Set { value, expiry: SetExpiry::Clear, condition, answer: SetAnswer::Silent };
-            self.one(&Op { key, action: Action::Set(set) }, at_ms, reply, touched);
+            let set = Set {
+                value,
+                expiry: SetExpiry::Clear,
+                condition,
+                answer: SetAnswer::Silent,
+            };
+            self.one(
+                &Op {
+                    key,
+                    action: Action::Set(set),
+                },
+                at_ms,
+                reply,
+                touched,
+            );
         }
         match only_if_none_exists {
             true => reply.int(1),
@@ -249,10 +300,31 @@ impl Keyspace {
             return reply.int(0);
         }
         if from != to {
-            let remove = Action::Remove { event: Event::RenameFrom };
-            self.silently(&Op { key: from, action: remove }, at_ms, touched);
-            let put = Action::Put { value: &value, expire_at_ms, encoding, event: Event::RenameTo };
-            self.silently(&Op { key: to, action: put }, at_ms, touched);
+            let remove = Action::Remove {
+                event: Event::RenameFrom,
+            };
+            self.silently(
+                &Op {
+                    key: from,
+                    action: remove,
+                },
+                at_ms,
+                touched,
+            );
+            let put = Action::Put {
+                value: &value,
+                expire_at_ms,
+                encoding,
+                event: Event::RenameTo,
+            };
+            self.silently(
+                &Op {
+                    key: to,
+                    action: put,
+                },
+                at_ms,
+                touched,
+            );
         }
         match only_if_absent {
             true => reply.int(1),
@@ -275,8 +347,20 @@ impl Keyspace {
         if !replace && self.exists(to, at_ms) {
             return reply.int(0);
         }
-        let put = Action::Put { value: &value, expire_at_ms, encoding, event: Event::CopyTo };
-        self.silently(&Op { key: to, action: put }, at_ms, touched);
+        let put = Action::Put {
+            value: &value,
+            expire_at_ms,
+            encoding,
+            event: Event::CopyTo,
+        };
+        self.silently(
+            &Op {
+                key: to,
+                action: put,
+            },
+            at_ms,
+            touched,
+        );
         reply.int(1);
     }
 
@@ -291,21 +375,48 @@ impl Keyspace {
     ) {
         let values: Vec<&[u8]> = sources
             .iter()
-            .map(|key| self.shard(key).lookup(key, at_ms).map_or(&[][..], |entry| entry.value))
+            .map(|key| {
+                self.shard(key)
+                    .lookup(key, at_ms)
+                    .map_or(&[][..], |entry| entry.value)
+            })
             .collect();
         let combined = combine(operator, &values);
         if combined.is_empty() {
-            self.silently(&Op { key: destination, action: Action::Del }, at_ms, touched);
+            self.silently(
+                &Op {
+                    key: destination,
+                    action: Action::Del,
+                },
+                at_ms,
+                touched,
+            );
         } else {
             let (encoding, event) = (Encoding::Raw, Event::Set);
-            let put = Action::Put { value: &combined, expire_at_ms: None, encoding, event };
-            self.silently(&Op { key: destination, action: put }, at_ms, touched);
+            let put = Action::Put {
+                value: &combined,
+                expire_at_ms: None,
+                encoding,
+                event,
+            };
+            self.silently(
+                &Op {
+                    key: destination,
+                    action: put,
+                },
+                at_ms,
+                touched,
+            );
         }
         reply.count(combined.len());
     }
 
     fn lcs(&self, keys: [&[u8]; 2], answer: LcsAnswer, at_ms: u64, reply: &mut Reply<'_>) {
-        let [a, b] = keys.map(|key| self.shard(key).lookup(key, at_ms).map_or(&[][..], |entry| entry.value));
+        let [a, b] = keys.map(|key| {
+            self.shard(key)
+                .lookup(key, at_ms)
+                .map_or(&[][..], |entry| entry.value)
+        });
         let Some(common) = lcs::longest(a, b) else {
             return reply.error(
                 "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len",
@@ -363,15 +474,21 @@ impl Keyspace {
         let mut shard = (cursor & ((1 << CURSOR_SHARD_BITS) - 1)) as usize;
         let mut position = cursor >> CURSOR_SHARD_BITS;
         while shard < self.shards.len() && seen < count {
-            position = self.shards[shard].store().scan(position, count - seen, at_ms, &mut |key| {
-                seen += 1;
-                if only_strings && pattern.is_none_or(|pattern| glob::matches(pattern, key)) {
-                    found.push(key.into());
-                }
-            });
+            position = self.shards[shard]
+                .store()
+                .scan(position, count - seen, at_ms, &mut |key| {
+                    seen += 1;
+                    if only_strings && pattern.is_none_or(|pattern| glob::matches(pattern, key)) {
+                        found.push(key.into());
+                    }
+                });
             shard += usize::from(position == 0);
         }
-        let next = if shard >= self.shards.len() { 0 } else { position << CURSOR_SHARD_BITS | shard as u64 };
+        let next = if shard >= self.shards.len() {
+            0
+        } else {
+            position << CURSOR_SHARD_BITS | shard as u64
+        };
         reply.array(2);
         reply.bulk(itoa::Buffer::new().format(next).as_bytes());
         reply.array(found.len());
@@ -394,7 +511,11 @@ impl Keyspace {
         // A shard may hold nothing but expired keys: then the next one that has something answers.
         let key = (0..self.shards.len())
             .map(|step| (first + step) % self.shards.len())
-            .find_map(|shard| self.shards[shard].store().random_key(random.rotate_left(17), at_ms));
+            .find_map(|shard| {
+                self.shards[shard]
+                    .store()
+                    .random_key(random.rotate_left(17), at_ms)
+            });
         reply.bulk_or_nil(key);
     }
 }

@@ -34,7 +34,10 @@ impl Latency {
     pub fn record(&mut self, event: &'static str, at_seconds: u64, ms: u64) {
         let (spikes, most) = self.events.entry(event).or_default();
         *most = ms.max(*most);
-        match spikes.back_mut().filter(|last| last.at_seconds == at_seconds) {
+        match spikes
+            .back_mut()
+            .filter(|last| last.at_seconds == at_seconds)
+        {
             Some(last) => last.ms = last.ms.max(ms),
             None => spikes.push_back(Spike { at_seconds, ms }),
         }
@@ -47,8 +50,17 @@ impl Latency {
 /// Records a command that took long.
 pub fn consider(turn: &mut Turn<'_, '_, '_>, row: &Row, took_us: u64) {
     let ms = took_us / 1_000;
-    if turn.node.options.latency_threshold_ms.is_some_and(|threshold| ms >= threshold) {
-        let event = if row.is(flag::FAST) { "fast-command" } else { "command" };
+    if turn
+        .node
+        .options
+        .latency_threshold_ms
+        .is_some_and(|threshold| ms >= threshold)
+    {
+        let event = if row.is(flag::FAST) {
+            "fast-command"
+        } else {
+            "command"
+        };
         turn.node.latency.record(event, turn.node.at_ms / 1000, ms);
     }
 }
@@ -68,7 +80,10 @@ pub fn latency(turn: &mut Turn<'_, '_, '_>, verb: Verb, args: Args<'_>) {
 fn latest(turn: &mut Turn<'_, '_, '_>) {
     turn.reply.array(turn.node.latency.events.len());
     for (event, (spikes, most)) in &turn.node.latency.events {
-        let last = spikes.back().copied().unwrap_or(Spike { at_seconds: 0, ms: 0 });
+        let last = spikes.back().copied().unwrap_or(Spike {
+            at_seconds: 0,
+            ms: 0,
+        });
         turn.reply.array(4);
         turn.reply.bulk(event.as_bytes());
         turn.reply.int(last.at_seconds.cast_signed());
@@ -90,7 +105,9 @@ fn history(turn: &mut Turn<'_, '_, '_>, event: &[u8]) {
 fn spikes(turn: &Turn<'_, '_, '_>, event: &[u8]) -> Vec<Spike> {
     let event = std::str::from_utf8(event).unwrap_or_default();
     let known = turn.node.latency.events.get(event);
-    known.map(|(spikes, _)| spikes.iter().copied().collect()).unwrap_or_default()
+    known
+        .map(|(spikes, _)| spikes.iter().copied().collect())
+        .unwrap_or_default()
 }
 
 fn reset(turn: &mut Turn<'_, '_, '_>, events: Args<'_>) {
@@ -109,12 +126,25 @@ fn graph(turn: &mut Turn<'_, '_, '_>, event: &[u8]) {
     let name = String::from_utf8_lossy(event).into_owned();
     let most = spikes.iter().map(|spike| spike.ms).max().unwrap_or(0);
     if most == 0 {
-        return turn.reply.error(&format!("ERR No samples available for event '{name}'"));
+        return turn
+            .reply
+            .error(&format!("ERR No samples available for event '{name}'"));
     }
-    let mut text = format!("{name} - high {most} ms, {} spikes, oldest first\n", spikes.len());
+    let mut text = format!(
+        "{name} - high {most} ms, {} spikes, oldest first\n",
+        spikes.len()
+    );
     for row in (1..=ROWS).rev() {
-        let line: String =
-            spikes.iter().map(|spike| if spike.ms * ROWS >= row * most { '#' } else { ' ' }).collect();
+        let line: String = spikes
+            .iter()
+            .map(|spike| {
+                if spike.ms * ROWS >= row * most {
+                    '#'
+                } else {
+                    ' '
+                }
+            })
+            .collect();
         text.push_str(line.trim_end());
         text.push('\n');
     }
@@ -132,7 +162,10 @@ fn doctor(turn: &mut Turn<'_, '_, '_>) {
         for (event, (spikes, most)) in events {
             let sum: u64 = spikes.iter().map(|spike| spike.ms).sum();
             let mean = sum / (spikes.len() as u64).max(1);
-            text.push_str(&format!("{event}: {} spikes, mean {mean} ms, worst {most} ms.\n", spikes.len()));
+            text.push_str(&format!(
+                "{event}: {} spikes, mean {mean} ms, worst {most} ms.\n",
+                spikes.len()
+            ));
         }
         text.push_str("SLOWLOG GET shows which commands took long.\n");
         text
@@ -146,8 +179,10 @@ fn histogram(turn: &mut Turn<'_, '_, '_>, patterns: Args<'_>) {
         patterns.is_empty()
             || patterns.iter().any(|wanted| {
                 let row = table::find(wanted).map(|row| row.name);
-                row == Some(name) || row.is_some_and(|row| name.starts_with(&format!("{row}|")))
-                    || glob::matches_ignoring_case(wanted, name.as_bytes()) && wanted.contains(&b'*')
+                row == Some(name)
+                    || row.is_some_and(|row| name.starts_with(&format!("{row}|")))
+                    || glob::matches_ignoring_case(wanted, name.as_bytes())
+                        && wanted.contains(&b'*')
             })
     };
     let used: Vec<_> = turn
@@ -164,7 +199,9 @@ fn histogram(turn: &mut Turn<'_, '_, '_>, patterns: Args<'_>) {
         turn.reply.bulk(b"calls");
         turn.reply.int(stats.calls.cast_signed());
         turn.reply.bulk(b"histogram_usec");
-        let filled: Vec<usize> = (0..BUCKETS).filter(|&bucket| stats.histogram[bucket] > 0).collect();
+        let filled: Vec<usize> = (0..BUCKETS)
+            .filter(|&bucket| stats.histogram[bucket] > 0)
+            .collect();
         turn.reply.map(filled.len());
         let mut below = 0;
         for bucket in filled {

@@ -30,7 +30,9 @@ pub struct Match {
 /// The longest common subsequence of `a` and `b`, or `None` when the table would be too large.
 pub fn longest(a: &[u8], b: &[u8]) -> Option<Common> {
     let width = b.len() + 1;
-    let cells = width.checked_mul(a.len() + 1).filter(|cells| cells * 4 <= TABLE_BYTES_MAX)?;
+    let cells = width
+        .checked_mul(a.len() + 1)
+        .filter(|cells| cells * 4 <= TABLE_BYTES_MAX)?;
     let mut table = vec![0u32; cells];
     for (i, left) in a.iter().enumerate() {
         for (j, right) in b.iter().enumerate() {
@@ -42,7 +44,10 @@ pub fn longest(a: &[u8], b: &[u8]) -> Option<Common> {
         }
     }
     let (mut i, mut j) = (a.len(), b.len());
-    let mut common = Common { text: Vec::new(), matches: Vec::new() };
+    let mut common = Common {
+        text: Vec::new(),
+        matches: Vec::new(),
+    };
     while i > 0 && j > 0 {
         if a[i - 1] == b[j - 1] {
             (i, j) = (i - 1, j - 1);
@@ -72,7 +77,10 @@ mod tests {
     fn runs_are_found_from_the_end() {
         let common = longest(b"ohmytext", b"mynewtext").unwrap();
         assert_eq!(common.text, b"mytext");
-        assert_eq!(common.matches, [Match { a: 4, b: 5, len: 4 }, Match { a: 2, b: 0, len: 2 }]);
+        assert_eq!(
+            common.matches,
+            [Match { a: 4, b: 5, len: 4 }, Match { a: 2, b: 0, len: 2 }]
+        );
         assert_eq!(longest(b"", b"abc").unwrap().text, b"");
         assert_eq!(longest(b"abc", b"xyz").unwrap().matches, []);
     }

@@ -126,7 +126,9 @@ impl Node {
     pub fn new(values: Values, options: Options, seed: u64) -> Node {
         let mut random = fastrand::Rng::with_seed(seed);
         let hash_seed = HashSeed(random.u64(..), random.u64(..));
-        let run_id = (0..40).map(|_| char::from_digit(random.u32(..16), 16).unwrap_or('0')).collect();
+        let run_id = (0..40)
+            .map(|_| char::from_digit(random.u32(..16), 16).unwrap_or('0'))
+            .collect();
         let mut node = Node {
             keyspace: Keyspace::new(options.shards, hash_seed),
             clients: Clients::default(),
@@ -177,12 +179,16 @@ impl Node {
 
     fn end_pause(&mut self, net: &mut Net<'_, Node>) {
         self.pause = None;
-        self.held.drain(..).for_each(|conn| net.post(conn, Message::Resume));
+        self.held
+            .drain(..)
+            .for_each(|conn| net.post(conn, Message::Resume));
     }
 
     /// Removes every trace of a client whose connection is gone.
     fn forget(&mut self, conn: ConnId) {
-        let Some(client) = self.clients.remove(conn) else { return };
+        let Some(client) = self.clients.remove(conn) else {
+            return;
+        };
         if let Some(subscriptions) = &client.subscriptions {
             self.pubsub.forget(subscriptions, conn);
         }
@@ -230,7 +236,9 @@ fn housekeeping(cx: &mut Cx<'_, Node>) {
     cx.net.call_later(HOUSEKEEPING, housekeeping);
     cx.app.stamp(cx.net.wall_ms());
     let at_ms = cx.app.at_ms;
-    cx.app.keyspace.sweep(at_ms, SWEEP_TABLES_MAX, &mut cx.app.touched);
+    cx.app
+        .keyspace
+        .sweep(at_ms, SWEEP_TABLES_MAX, &mut cx.app.touched);
     if cx.app.touched.recording {
         tell_swept(cx);
     }
@@ -261,17 +269,30 @@ fn sample(cx: &mut Cx<'_, Node>) {
     let stats = &mut cx.app.stats;
     // An exponential mean over about 1.6 s, as steady as Redis's mean of 16 samples.
     let smooth = |mean: u64, now: u64| (mean * 15 + now * per_second) / 16;
-    stats.commands_per_second =
-        smooth(stats.commands_per_second, stats.commands.saturating_sub(stats.commands_sampled));
+    stats.commands_per_second = smooth(
+        stats.commands_per_second,
+        stats.commands.saturating_sub(stats.commands_sampled),
+    );
     stats.commands_sampled = stats.commands;
     stats.bytes_per_second = (
-        smooth(stats.bytes_per_second.0, reactor.bytes_read.saturating_sub(stats.bytes_sampled.0)),
-        smooth(stats.bytes_per_second.1, reactor.bytes_written.saturating_sub(stats.bytes_sampled.1)),
+        smooth(
+            stats.bytes_per_second.0,
+            reactor.bytes_read.saturating_sub(stats.bytes_sampled.0),
+        ),
+        smooth(
+            stats.bytes_per_second.1,
+            reactor.bytes_written.saturating_sub(stats.bytes_sampled.1),
+        ),
     );
     stats.bytes_sampled = (reactor.bytes_read, reactor.bytes_written);
     stats.memory_peak = stats.memory_peak.max(used);
     let turn_ms = reactor.turn_ns_last / 1_000_000;
-    if cx.app.options.latency_threshold_ms.is_some_and(|threshold| turn_ms >= threshold) {
+    if cx
+        .app
+        .options
+        .latency_threshold_ms
+        .is_some_and(|threshold| turn_ms >= threshold)
+    {
         cx.app.latency.record("turn", at_ms / 1000, turn_ms);
     }
 }

@@ -42,9 +42,14 @@ impl Notify {
         let bit = |letter: u8| match letter {
             b'A' => ALL,
             b'n' => NEW,
-            letter => LETTERS.iter().find(|(known, _)| *known == letter).map_or(0, |(_, bit)| *bit),
+            letter => LETTERS
+                .iter()
+                .find(|(known, _)| *known == letter)
+                .map_or(0, |(_, bit)| *bit),
         };
-        Notify { bits: text.bytes().fold(0, |bits, letter| bits | bit(letter)) }
+        Notify {
+            bits: text.bytes().fold(0, |bits, letter| bits | bit(letter)),
+        }
     }
 
     /// The setting as CONFIG GET shows it: Redis's own order of letters.
@@ -53,7 +58,9 @@ impl Notify {
         if self.bits & ALL == ALL {
             text.push('A');
         } else {
-            let classes = LETTERS.iter().filter(|(_, bit)| bit & ALL != 0 && self.bits & bit != 0);
+            let classes = LETTERS
+                .iter()
+                .filter(|(_, bit)| bit & ALL != 0 && self.bits & bit != 0);
             // Redis writes the data types before `x` and `e`, then `t` and `d`: the order of LETTERS.
             text.extend(classes.map(|(letter, _)| char::from(*letter)));
         }
@@ -114,9 +121,19 @@ mod tests {
 
     #[test]
     fn the_setting_reads_back_as_redis_writes_it() {
-        for (typed, shown) in [("KEA", "AKE"), ("Ex", "xE"), ("Kg$", "g$K"), ("", ""), ("AKEm", "AKEm")] {
+        for (typed, shown) in [
+            ("KEA", "AKE"),
+            ("Ex", "xE"),
+            ("Kg$", "g$K"),
+            ("", ""),
+            ("AKEm", "AKEm"),
+        ] {
             assert_eq!(Notify::parse(typed).text(), shown);
         }
-        assert!(!Notify::parse("K").is_on() && !Notify::parse("A").is_on() && Notify::parse("Kx").is_on());
+        assert!(
+            !Notify::parse("K").is_on()
+                && !Notify::parse("A").is_on()
+                && Notify::parse("Kx").is_on()
+        );
     }
 }

@@ -97,13 +97,24 @@ impl PubSub {
 
     /// Ends everything that a client listens to.
     pub fn forget(&mut self, subscriptions: &Subscriptions, conn: ConnId) {
-        subscriptions.channels.iter().for_each(|name| self.remove(Kind::Channel, name, conn));
-        subscriptions.patterns.iter().for_each(|name| self.remove(Kind::Pattern, name, conn));
+        subscriptions
+            .channels
+            .iter()
+            .for_each(|name| self.remove(Kind::Channel, name, conn));
+        subscriptions
+            .patterns
+            .iter()
+            .for_each(|name| self.remove(Kind::Pattern, name, conn));
     }
 
     /// Who gets a message on `channel`: with the pattern, for those who get it by one.
     fn receivers(&self, channel: &[u8]) -> Vec<(ConnId, Option<Box<[u8]>>)> {
-        let by_name = self.channels.get(channel).into_iter().flatten().map(|&conn| (conn, None));
+        let by_name = self
+            .channels
+            .get(channel)
+            .into_iter()
+            .flatten()
+            .map(|&conn| (conn, None));
         let by_pattern = self
             .patterns
             .iter()
@@ -117,11 +128,19 @@ impl PubSub {
 pub fn subscribe(turn: &mut Turn<'_, '_, '_>, kind: Kind, names: Args<'_>) {
     let me = turn.me;
     for name in names.iter() {
-        let subscriptions = turn.client().subscriptions.get_or_insert_with(Default::default);
+        let subscriptions = turn
+            .client()
+            .subscriptions
+            .get_or_insert_with(Default::default);
         let is_new = subscriptions.of(kind).insert(name.into());
         let count = subscriptions.count();
         if is_new {
-            turn.node.pubsub.of(kind).entry(name.into()).or_default().push(me);
+            turn.node
+                .pubsub
+                .of(kind)
+                .entry(name.into())
+                .or_default()
+                .push(me);
         }
         confirm(&mut turn.reply, kind, "subscribe", Some(name), count);
     }
@@ -144,10 +163,16 @@ pub fn unsubscribe(turn: &mut Turn<'_, '_, '_>, kind: Kind, names: Args<'_>) {
         confirm(&mut turn.reply, kind, "unsubscribe", Some(name), count);
     }
     if all.is_empty() {
-        let count = turn.client().subscriptions.as_ref().map_or(0, |subscriptions| subscriptions.count());
+        let count = turn
+            .client()
+            .subscriptions
+            .as_ref()
+            .map_or(0, |subscriptions| subscriptions.count());
         confirm(&mut turn.reply, kind, "unsubscribe", None, count);
     }
-    turn.client().subscriptions.take_if(|subscriptions| subscriptions.is_empty());
+    turn.client()
+        .subscriptions
+        .take_if(|subscriptions| subscriptions.is_empty());
 }
 
 fn confirm(reply: &mut Reply<'_>, kind: Kind, what: &str, name: Option<&[u8]>, count: usize) {
@@ -162,11 +187,19 @@ pub fn publish(turn: &mut Turn<'_, '_, '_>, channel: &[u8], message: &[u8]) -> u
     let receivers = turn.node.pubsub.receivers(channel);
     let mut encoded: Vec<(Dialect, Option<Box<[u8]>>, Vec<u8>)> = Vec::new();
     for (conn, pattern) in &receivers {
-        let Some(client) = turn.node.clients.get(*conn) else { continue };
+        let Some(client) = turn.node.clients.get(*conn) else {
+            continue;
+        };
         let dialect = client.dialect;
-        let known = encoded.iter().position(|(d, p, _)| *d == dialect && p == pattern);
+        let known = encoded
+            .iter()
+            .position(|(d, p, _)| *d == dialect && p == pattern);
         let index = known.unwrap_or_else(|| {
-            encoded.push((dialect, pattern.clone(), encode(dialect, pattern.as_deref(), channel, message)));
+            encoded.push((
+                dialect,
+                pattern.clone(),
+                encode(dialect, pattern.as_deref(), channel, message),
+            ));
             encoded.len() - 1
         });
         turn.deliver(*conn, &encoded[index].2);
@@ -204,7 +237,9 @@ pub fn channels(turn: &mut Turn<'_, '_, '_>, pattern: Option<&[u8]>) {
         .filter(|channel| pattern.is_none_or(|pattern| glob::matches(pattern, channel)))
         .collect();
     turn.reply.array(matching.len());
-    matching.into_iter().for_each(|channel| turn.reply.bulk(channel));
+    matching
+        .into_iter()
+        .for_each(|channel| turn.reply.bulk(channel));
 }
 
 /// PUBSUB NUMSUB.
@@ -212,7 +247,8 @@ pub fn listeners(turn: &mut Turn<'_, '_, '_>, channels: Args<'_>) {
     turn.reply.array(channels.len() * 2);
     for channel in channels.iter() {
         turn.reply.bulk(channel);
-        turn.reply.count(turn.node.pubsub.channels.get(channel).map_or(0, Vec::len));
+        turn.reply
+            .count(turn.node.pubsub.channels.get(channel).map_or(0, Vec::len));
     }
 }
 

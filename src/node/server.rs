@@ -22,7 +22,8 @@ pub fn server(turn: &mut Turn<'_, '_, '_>, verb: Verb, args: Args<'_>) {
         Verb::MemoryPurge => turn.reply.ok(),
         Verb::MemoryStats => memory_stats(turn),
         Verb::MemoryMallocStats => {
-            turn.reply.verbatim("The system's allocator keeps no statistics; see MEMORY STATS.\n");
+            turn.reply
+                .verbatim("The system's allocator keeps no statistics; see MEMORY STATS.\n");
         }
         Verb::DebugObject => debug_object(turn, args),
         Verb::FunctionList => function_list(turn, args),
@@ -51,9 +52,18 @@ fn object_freq(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
 
 fn debug_object(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
     let node = &mut *turn.node;
-    let op = Op { key: args.at(2), action: Action::DebugObject };
+    let op = Op {
+        key: args.at(2),
+        action: Action::DebugObject,
+    };
     let command = crate::command::data::Command::One(op);
-    node.keyspace.execute(&command, node.at_ms, || 0, &mut turn.reply, &mut node.touched);
+    node.keyspace.execute(
+        &command,
+        node.at_ms,
+        || 0,
+        &mut turn.reply,
+        &mut node.touched,
+    );
 }
 
 fn memory_doctor(turn: &mut Turn<'_, '_, '_>) {
@@ -76,7 +86,10 @@ fn memory_stats(turn: &mut Turn<'_, '_, '_>) {
     let facts = [
         ("peak.allocated", turn.node.stats.memory_peak.max(data)),
         ("total.allocated", data),
-        ("clients.normal", turn.node.clients.len() * size_of::<super::client::Client>()),
+        (
+            "clients.normal",
+            turn.node.clients.len() * size_of::<super::client::Client>(),
+        ),
         ("keys.count", keys),
         ("keys.bytes-per-key", data.checked_div(keys).unwrap_or(0)),
         ("dataset.bytes", data),
@@ -97,17 +110,23 @@ fn function_list(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
             return turn.reply.error("ERR library name argument was not given");
         }
         if !with_pattern && !parse::is(word, "WITHCODE") {
-            return turn.reply.error_bytes(&[b"ERR Unknown argument ", word].concat());
+            return turn
+                .reply
+                .error_bytes(&[b"ERR Unknown argument ", word].concat());
         }
     }
     turn.reply.array(0);
 }
 
 fn function_flush(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
-    let how = args.get(2).is_none_or(|word| parse::is(word, "SYNC") || parse::is(word, "ASYNC"));
+    let how = args
+        .get(2)
+        .is_none_or(|word| parse::is(word, "SYNC") || parse::is(word, "ASYNC"));
     match how && args.len() <= 3 {
         true => turn.reply.ok(),
-        false => turn.reply.error("ERR FUNCTION FLUSH only supports SYNC|ASYNC option"),
+        false => turn
+            .reply
+            .error("ERR FUNCTION FLUSH only supports SYNC|ASYNC option"),
     }
 }
 
@@ -119,11 +138,12 @@ pub fn wait(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
             return Next::Go;
         }
         (Err(fault), _) => {
-            turn.reply.error(&fault);
+            turn.reply.error_bytes(&fault);
             return Next::Go;
         }
         (_, None) => {
-            turn.reply.error("ERR timeout is not an integer or out of range");
+            turn.reply
+                .error("ERR timeout is not an integer or out of range");
             return Next::Go;
         }
         (Ok(replicas), Some(ms)) => (replicas, ms.unsigned_abs()),
@@ -133,13 +153,18 @@ pub fn wait(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
         return Next::Go;
     }
     let until = (ms > 0).then(|| turn.net.now().saturating_add(ms.saturating_mul(1_000_000)));
-    Next::Wait(Wait { until, answer: Answer::Zero })
+    Next::Wait(Wait {
+        until,
+        answer: Answer::Zero,
+    })
 }
 
 /// DEBUG SLEEP: only the one who asks sleeps.
 pub fn debug_sleep(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     const SECONDS_MAX: f64 = 86_400.0;
-    let seconds = std::str::from_utf8(args.at(2)).ok().and_then(|text| text.parse::<f64>().ok());
+    let seconds = std::str::from_utf8(args.at(2))
+        .ok()
+        .and_then(|text| text.parse::<f64>().ok());
     let Some(seconds) = seconds.filter(|seconds| (0.0..=SECONDS_MAX).contains(seconds)) else {
         turn.reply.error("ERR value is not a valid float");
         return Next::Go;
@@ -149,7 +174,10 @@ pub fn debug_sleep(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
         return Next::Go;
     }
     let until = turn.net.now().saturating_add((seconds * 1e9) as u64);
-    Next::Wait(Wait { until: Some(until), answer: Answer::Ok })
+    Next::Wait(Wait {
+        until: Some(until),
+        answer: Answer::Ok,
+    })
 }
 
 /// SHUTDOWN: no reply; the connection ends with the node.
@@ -158,14 +186,16 @@ pub fn shutdown(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     let mut abort = false;
     for word in args.skip(1).iter() {
         if !is_any(word, &["NOSAVE", "SAVE", "NOW", "FORCE", "ABORT"]) {
-            turn.reply.error(&SYNTAX);
+            turn.reply.error_bytes(&SYNTAX);
             return Next::Go;
         }
         abort |= parse::is(word, "ABORT");
     }
     if abort {
-        let text = if args.len() == 2 { "ERR No shutdown in progress." } else { &SYNTAX };
-        turn.reply.error(text);
+        match args.len() {
+            2 => turn.reply.error("ERR No shutdown in progress."),
+            _ => turn.reply.error_bytes(&SYNTAX),
+        }
         return Next::Go;
     }
     log::info!("stopping, as {} asked", turn.client().peer);

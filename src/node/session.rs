@@ -69,13 +69,18 @@ pub struct Session {
 
 impl Session {
     fn keep(&mut self, data: &[u8]) {
-        self.pending.get_or_insert_with(Default::default).bytes.extend_from_slice(data);
+        self.pending
+            .get_or_insert_with(Default::default)
+            .bytes
+            .extend_from_slice(data);
     }
 
     /// Runs what is in `input`; how much of it was used.
     fn run(&mut self, cx: &mut Cx<'_, Node>, input: &[u8], parser: &mut Parser) -> usize {
         let me = cx.net.id();
-        let Some(client) = cx.app.clients.get(me) else { return input.len() };
+        let Some(client) = cx.app.clients.get(me) else {
+            return input.len();
+        };
         let dialect = client.dialect;
         let mut out = std::mem::take(&mut cx.app.scratch.replies);
         cx.app.stamp(cx.net.wall_ms());
@@ -121,12 +126,21 @@ impl Session {
     }
 
     /// Runs the request at the beginning of `input`; how long it was, or `None` when it must wait.
-    fn step(&mut self, turn: &mut Turn<'_, '_, '_>, input: &[u8], parser: &mut Parser) -> Option<usize> {
+    fn step(
+        &mut self,
+        turn: &mut Turn<'_, '_, '_>,
+        input: &[u8],
+        parser: &mut Parser,
+    ) -> Option<usize> {
         let limits = Limits::trusted(turn.node.options.argument_bytes_max);
         let lenient = matches!(turn.reply.dialect(), Dialect::Line | Dialect::Json);
         match parser.next(input, &limits, lenient) {
             Ok(Progress::Incomplete) => None,
             Ok(Progress::Nothing { consumed }) => Some(consumed),
+            Ok(Progress::Telnet { consumed, refusal }) => {
+                turn.reply.raw(refusal);
+                Some(consumed)
+            }
             Ok(Progress::Request { consumed }) => {
                 match dispatch::request(turn, parser.args(input), consumed) {
                     Next::Go => {}
@@ -171,7 +185,8 @@ impl Session {
         let me = turn.me;
         if let Some(until) = wait.until {
             let delay = std::time::Duration::from_nanos(until.saturating_sub(turn.net.now()));
-            turn.net.call_later(delay, move |cx| cx.net.post(me, Message::Answer));
+            turn.net
+                .call_later(delay, move |cx| cx.net.post(me, Message::Answer));
         }
     }
 
@@ -199,7 +214,9 @@ impl Session {
 
     fn answer(&mut self, cx: &mut Cx<'_, Node>, answer: Answer) {
         let me = cx.net.id();
-        let Some(client) = cx.app.clients.get_mut(me) else { return };
+        let Some(client) = cx.app.clients.get_mut(me) else {
+            return;
+        };
         client.waiting = false;
         let mut out = Vec::new();
         let mut reply = Reply::new(&mut out, client.dialect);
@@ -218,9 +235,15 @@ impl Protocol<Node> for Session {
         }
         if self.phase != Phase::Open || self.pending.is_some() {
             self.keep(data);
-            let kept = self.pending.as_ref().map_or(0, |pending| pending.bytes.len());
+            let kept = self
+                .pending
+                .as_ref()
+                .map_or(0, |pending| pending.bytes.len());
             if kept > cx.app.options.request_bytes_max {
-                log::warn!("{}: a request of more than {kept} bytes; closed", cx.net.peer());
+                log::warn!(
+                    "{}: a request of more than {kept} bytes; closed",
+                    cx.net.peer()
+                );
                 return cx.net.abort_connection();
             }
             if self.phase == Phase::Open {
@@ -264,8 +287,11 @@ impl Protocol<Node> for Session {
     }
 
     fn timed_out(&mut self, cx: &mut Cx<'_, Node>) {
-        let exempt =
-            cx.app.clients.get(cx.net.id()).is_some_and(|client| client.is_subscribed() || client.monitor);
+        let exempt = cx
+            .app
+            .clients
+            .get(cx.net.id())
+            .is_some_and(|client| client.is_subscribed() || client.monitor);
         if !exempt && !matches!(self.phase, Phase::Waiting(_) | Phase::Held) {
             cx.net.lose_connection();
         }
@@ -303,7 +329,11 @@ impl Factory<Node> for Sessions {
             low_bytes: RELIEVED_BYTES,
             hard_bytes: cx.app.options.output_bytes_max,
         });
-        Some(Box::new(Session { phase: Phase::Open, ended: false, pending: None }))
+        Some(Box::new(Session {
+            phase: Phase::Open,
+            ended: false,
+            pending: None,
+        }))
     }
 
     fn refused(&mut self, _peer: SocketAddr) -> Option<&[u8]> {

@@ -16,7 +16,9 @@ pub fn get(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
         .iter()
         .filter(|(setting, ..)| {
             let name = setting.name.as_bytes();
-            args.skip(2).iter().any(|pattern| glob::matches_ignoring_case(pattern, name))
+            args.skip(2)
+                .iter()
+                .any(|pattern| glob::matches_ignoring_case(pattern, name))
         })
         .map(|(setting, value, _)| match setting.name {
             "notify-keyspace-events" => (setting.name, notify.as_str()),
@@ -34,7 +36,9 @@ pub fn get(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
 pub fn set(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
     let pairs = args.skip(2);
     if !pairs.len().is_multiple_of(2) {
-        return turn.reply.error("ERR wrong number of arguments for 'config|set' command");
+        return turn
+            .reply
+            .error("ERR wrong number of arguments for 'config|set' command");
     }
     match changed(&turn.node.values, pairs) {
         Ok((values, options)) => {
@@ -55,12 +59,16 @@ fn changed(values: &Values, pairs: Args<'_>) -> Result<(Values, Options), String
     for (name, value) in pairs.iter().step_by(2).zip(pairs.iter().skip(1).step_by(2)) {
         let name = text(name);
         if crate::config::table::find(&name).is_none() {
-            return Err(format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'"));
+            return Err(format!(
+                "ERR Unknown option or number of arguments for CONFIG SET - '{name}'"
+            ));
         }
         if seen.iter().any(|seen| seen.eq_ignore_ascii_case(&name)) {
             return Err(failed(&name, "duplicate parameter"));
         }
-        values.set(&name, &text(value), Origin::Command).map_err(|invalid| failed(&name, &invalid.reason))?;
+        values
+            .set(&name, &text(value), Origin::Command)
+            .map_err(|invalid| failed(&name, &invalid.reason))?;
         seen.push(name);
     }
     let options = Options::read(&values).map_err(|(name, reason)| failed(name, &reason))?;

@@ -40,7 +40,11 @@ impl Slowlog {
 
 /// Keeps a command that took `took_us`, if that is slow.
 pub fn consider(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>, took_us: u64) {
-    let slow = turn.node.options.slowlog_threshold_us.is_some_and(|threshold| took_us >= threshold);
+    let slow = turn
+        .node
+        .options
+        .slowlog_threshold_us
+        .is_some_and(|threshold| took_us >= threshold);
     if !slow || row.is(flag::SKIP_SLOWLOG) {
         return;
     }
@@ -51,13 +55,24 @@ pub fn consider(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>, took_us:
     let log = &mut turn.node.slowlog;
     let id = log.next_id;
     log.next_id += 1;
-    log.entries.push_front(Slow { id, at_seconds, took_us, args: shortened(args), peer, name });
+    log.entries.push_front(Slow {
+        id,
+        at_seconds,
+        took_us,
+        args: shortened(args),
+        peer,
+        name,
+    });
     log.entries.truncate(len_max);
 }
 
 fn shortened(args: Args<'_>) -> OwnedArgs {
     let mut short = OwnedArgs::default();
-    let shown = if args.len() > ARGUMENTS_MAX { ARGUMENTS_MAX - 1 } else { args.len() };
+    let shown = if args.len() > ARGUMENTS_MAX {
+        ARGUMENTS_MAX - 1
+    } else {
+        args.len()
+    };
     for argument in args.take(shown).iter() {
         match argument.len().checked_sub(ARGUMENT_BYTES_MAX) {
             None | Some(0) => short.push(argument),
@@ -79,7 +94,11 @@ pub fn get(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
         None => 10,
         Some(Some(-1)) => usize::MAX,
         Some(Some(count @ 0..)) => count as usize,
-        Some(_) => return turn.reply.error("ERR count should be greater than or equal to -1"),
+        Some(_) => {
+            return turn
+                .reply
+                .error("ERR count should be greater than or equal to -1");
+        }
     };
     let shown = count.min(turn.node.slowlog.len());
     turn.reply.array(shown);
@@ -89,7 +108,10 @@ pub fn get(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
         turn.reply.int(slow.at_seconds);
         turn.reply.int(slow.took_us.cast_signed());
         turn.reply.array(slow.args.args().len());
-        slow.args.args().iter().for_each(|argument| turn.reply.bulk(argument));
+        slow.args
+            .args()
+            .iter()
+            .for_each(|argument| turn.reply.bulk(argument));
         turn.reply.bulk(slow.peer.as_bytes());
         turn.reply.bulk(&slow.name);
     }

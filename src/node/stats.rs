@@ -82,7 +82,10 @@ impl Stats {
     /// All commands that were called or refused.
     pub fn used(&self) -> impl Iterator<Item = (&'static str, &VerbStats)> {
         let used = |stats: &VerbStats| stats.calls + stats.rejected > 0;
-        ROWS.iter().zip(&self.verbs).filter(move |(_, stats)| used(stats)).map(|(row, stats)| (row.name, stats))
+        ROWS.iter()
+            .zip(&self.verbs)
+            .filter(move |(_, stats)| used(stats))
+            .map(|(row, stats)| (row.name, stats))
     }
 
     /// Counts an error reply by the code that `text` begins with.
@@ -143,7 +146,11 @@ impl Turn<'_, '_, '_> {
         self.node.stats.of(verb).failed += 1;
         let written = self.reply.written_from(before);
         let text = written.strip_prefix(b"-").unwrap_or(b"ERR");
-        let line = text.split(|&byte| byte == b'\r').next().unwrap_or_default().to_vec();
+        let line = text
+            .split(|&byte| byte == b'\r')
+            .next()
+            .unwrap_or_default()
+            .to_vec();
         self.node.stats.error(&line);
     }
 }

@@ -66,7 +66,9 @@ impl Watches {
 
     /// Breaks the watches on all keys for which `existed` holds.
     pub fn all_changed(&self, clients: &mut Clients) {
-        self.keys.keys().for_each(|key| self.key_changed(key, clients));
+        self.keys
+            .keys()
+            .for_each(|key| self.key_changed(key, clients));
     }
 
     fn add(&mut self, key: &[u8], conn: ConnId) {
@@ -111,7 +113,12 @@ pub fn watch(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
     }
     let me = turn.me;
     for key in args.skip(1).iter() {
-        if turn.client().watched.iter().any(|(watched, _)| **watched == *key) {
+        if turn
+            .client()
+            .watched
+            .iter()
+            .any(|(watched, _)| **watched == *key)
+        {
             continue;
         }
         let exists = turn.node.keyspace.exists(key, turn.node.at_ms);
@@ -143,7 +150,9 @@ pub fn forget_watches(turn: &mut Turn<'_, '_, '_>) {
 fn watched_key_expired(turn: &mut Turn<'_, '_, '_>) -> bool {
     let at_ms = turn.node.at_ms;
     let watched = std::mem::take(&mut turn.client().watched);
-    let expired = watched.iter().any(|(key, existed)| *existed && !turn.node.keyspace.exists(key, at_ms));
+    let expired = watched
+        .iter()
+        .any(|(key, existed)| *existed && !turn.node.keyspace.exists(key, at_ms));
     turn.client().watched = watched;
     expired
 }
@@ -157,7 +166,8 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>) -> Next {
     let broken = turn.client().watch_broken || watched_key_expired(turn);
     forget_watches(turn);
     if transaction.broken {
-        turn.reply.error("EXECABORT Transaction discarded because of previous errors.");
+        turn.reply
+            .error("EXECABORT Transaction discarded because of previous errors.");
         return Next::Go;
     }
     if broken {
@@ -168,7 +178,9 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>) -> Next {
     let mut next = Next::Go;
     for queued in &transaction.queued {
         let args = queued.args();
-        if let Some(row) = table::find(args.at(0)).and_then(|row| dispatch::subcommand(row, args).ok()) {
+        if let Some(row) =
+            table::find(args.at(0)).and_then(|row| dispatch::subcommand(row, args).ok())
+        {
             turn.in_transaction = true;
             next = next.or(dispatch::run(turn, row, args));
             turn.in_transaction = false;

@@ -137,9 +137,9 @@ fn is_bare(value: &[u8]) -> bool {
 }
 
 /// Appends `value` so that [`split_line`] reads it back as one argument: bare when that is
-/// unambiguous, else in double quotes. Negative integers are bare too when `number` says so.
+/// unambiguous, else in double quotes.
 pub fn quoted(value: &[u8], out: &mut Vec<u8>) {
-    if is_bare(value) || super::number::parse_i64(value).is_some() {
+    if is_bare(value) {
         out.extend_from_slice(value);
     } else {
         double_quoted(value, out);

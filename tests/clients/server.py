@@ -152,6 +152,13 @@ class Connection:
             raise EOFError(f"closed by the server; unread: {self.buffer[:200]!r}")
         self.buffer += data
 
+    def take(self, count):
+        """The next `count` bytes, whatever they are."""
+        while len(self.buffer) < count:
+            self.fill()
+        taken, self.buffer = self.buffer[:count], self.buffer[count:]
+        return taken
+
     def line(self):
         """One line, for the one-line modes: it must end in a bare newline."""
         while b"\n" not in self.buffer:

@@ -6,4 +6,6 @@ with blanks, and of the raw replies.
 """
 
 DELIBERATE = [
+    (rb"(?i)(bitcount|bitpos) ", rb":(0|-1)\r\n", rb"-ERR (syntax error|value is not an integer or out of range)\r\n",
+     "arguments are judged before the key is looked up: Redis lets a malformed one pass when there is no key"),
 ]
