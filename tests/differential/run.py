@@ -1,6 +1,6 @@
 """Send the same random commands to redis-server and to Marline; every reply must be the same.
 
-    run.py [--commands N] [--seed S] [--epoch E] [--self-test]
+    run.py [--commands N] [--seed S] [--epoch E] [--differences N] [--self-test]
 
 Prints the seed first. On a difference it prints the command, both replies, and the shortest script
 that it finds within half a minute that still shows it. --self-test sabotages the second of two
@@ -8,6 +8,7 @@ redis-servers in several ways and demands that each is found.
 """
 
 import argparse
+import itertools
 import pathlib
 import random
 import sys
@@ -200,13 +201,14 @@ def minimise(pair, steps):
     best = still_differs(pair, build(units))
     if best is None:
         return None, steps
+    topic = best.what.split()[0].upper()
     size = len(units) // 2
     while size and time.monotonic() < deadline:
         at = 0
         while at < len(units) and time.monotonic() < deadline:
             fewer = units[:at] + units[at + size:]
             difference = still_differs(pair, build(fewer))
-            if difference:
+            if difference and difference.what.split()[0].upper() == topic:
                 units, best = fewer, difference
             else:
                 at += size
@@ -238,23 +240,21 @@ def clip(data):
     return text if len(text) < 1000 else text[:700] + " ... " + text[-200:]
 
 
-def run(pair, seed, commands, epochs=None):
-    """Epoch after epoch until enough commands were sent or a difference was found."""
+def run(pair, seed, commands, only=None, most=1):
+    """Epoch after epoch until enough commands were sent or `most` differences were found."""
     print(f"seed {seed}", flush=True)
-    start, number = time.monotonic(), 0
-    for number in epochs or range(10**9):
-        if epochs is None and pair.sent >= commands:
+    start, found = time.monotonic(), 0
+    for number in [only] if only is not None else itertools.count():
+        if (only is None and pair.sent >= commands) or found >= most:
             break
         report, _ = run_epoch(pair, seed, number)
         if report:
-            print(report)
-            print(f"1 difference in {pair.sent} commands")
-            return 1
+            found += 1
+            print(report, flush=True)
         if commands > 200_000 and number % 100 == 99:
             print(f"  {pair.sent} commands, {pair.sent / (time.monotonic() - start):.0f}/s", flush=True)
-    took = time.monotonic() - start
-    print(f"0 differences in {pair.sent} commands ({pair.sent / took:.0f}/s)")
-    return 0
+    print(f"{found} differences in {pair.sent} commands ({pair.sent / (time.monotonic() - start):.0f}/s)")
+    return 1 if found else 0
 
 
 def replaced(name, change):
@@ -299,12 +299,13 @@ def main():
     options.add_argument("--commands", type=int, default=50_000)
     options.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     options.add_argument("--epoch", type=int, help="run this one epoch of the seed")
+    options.add_argument("--differences", type=int, default=1, help="stop after so many differences")
     options.add_argument("--self-test", action="store_true")
     chosen = options.parse_args()
     if chosen.self_test:
         return self_test(chosen.seed)
     with Server(STAND_IN) as redis, Server() as marline:
-        return run(Pair(redis, marline), chosen.seed, chosen.commands, chosen.epoch is not None and [chosen.epoch] or None)
+        return run(Pair(redis, marline), chosen.seed, chosen.commands, chosen.epoch, chosen.differences)
 
 
 if __name__ == "__main__":
