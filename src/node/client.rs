@@ -68,7 +68,7 @@ pub struct Client {
     pub waiting: bool,
     /// A key it watches has changed.
     pub watch_broken: bool,
-    /// Keys it watches; true: the key was already past its time.
+    /// Keys it watches, and whether each was there when it began to.
     pub watched: Vec<(Box<[u8]>, bool)>,
     /// Names it gave itself.
     pub labels: Option<Box<Labels>>,

@@ -211,7 +211,11 @@ fn refuse(turn: &mut Turn<'_, '_, '_>, row: Option<&Row>, text: &[u8]) -> Next {
         turn.node.stats.of(row.verb).rejected += 1;
     }
     turn.node.stats.error(text);
-    turn.reply.error_bytes(text);
+    if row.is_some_and(|row| row.verb == Verb::Exec) {
+        transaction::abort(turn, text);
+    } else {
+        turn.reply.error_bytes(text);
+    }
     Next::Go
 }
 
@@ -305,9 +309,6 @@ pub fn run(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Ne
 
 /// Breaks watches and sends notifications for what the last command changed.
 pub fn tell_touched(turn: &mut Turn<'_, '_, '_>) {
-    if std::mem::take(&mut turn.node.touched.flushed) {
-        turn.node.watches.all_changed(&mut turn.node.clients);
-    }
     if turn.node.touched.keys.is_empty() {
         return;
     }

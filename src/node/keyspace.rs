@@ -30,8 +30,6 @@ pub struct Touched {
     pub recording: bool,
     /// Keys with what happened to them, in order.
     pub keys: Vec<(Box<[u8]>, Effect)>,
-    /// Whether everything was deleted at once.
-    pub flushed: bool,
     /// Writes so far.
     pub writes: u64,
     /// Keys found to be past their time so far.
@@ -218,7 +216,6 @@ impl Keyspace {
             Many::Flush => {
                 self.dropped
                     .extend(self.shards.iter_mut().map(Shard::flush));
-                touched.flushed = true;
                 touched.writes += 1;
                 reply.ok();
             }

@@ -3,7 +3,8 @@
 //! Commands typed after MULTI are kept as they were typed and parsed again by EXEC, when their time has
 //! come. The node is single-threaded: running them one after the other with nothing in between *is*
 //! isolation. WATCH makes EXEC conditional: a change to a watched key breaks the watch of every client
-//! that has it, at the moment of the change; EXEC only reads the mark.
+//! that has it, at the moment of the change; EXEC reads the mark, and looks itself whether a key that was
+//! there when it was watched is gone (past its time, or flushed with all others).
 
 use std::collections::BTreeMap;
 
@@ -62,13 +63,6 @@ impl Watches {
                 client.watch_broken = true;
             }
         }
-    }
-
-    /// Breaks the watches on all keys for which `existed` holds.
-    pub fn all_changed(&self, clients: &mut Clients) {
-        self.keys
-            .keys()
-            .for_each(|key| self.key_changed(key, clients));
     }
 
     fn add(&mut self, key: &[u8], conn: ConnId) {
@@ -146,15 +140,23 @@ pub fn forget_watches(turn: &mut Turn<'_, '_, '_>) {
     }
 }
 
-/// Whether a key that this client watches while it existed is past its time by now.
-fn watched_key_expired(turn: &mut Turn<'_, '_, '_>) -> bool {
+/// Whether a key that was there when this client began to watch it is there no more.
+fn watched_key_gone(turn: &mut Turn<'_, '_, '_>) -> bool {
     let at_ms = turn.node.at_ms;
     let watched = std::mem::take(&mut turn.client().watched);
-    let expired = watched
+    let gone = watched
         .iter()
         .any(|(key, existed)| *existed && !turn.node.keyspace.exists(key, at_ms));
     turn.client().watched = watched;
-    expired
+    gone
+}
+
+/// An EXEC that cannot even begin, for a reason that `text` tells.
+pub fn abort(turn: &mut Turn<'_, '_, '_>, text: &[u8]) {
+    turn.client().transaction = None;
+    forget_watches(turn);
+    let reason = text.strip_prefix(b"ERR ").unwrap_or(text);
+    turn.reply.error_bytes(&[b"EXECABORT Transaction discarded because of: ", reason].concat());
 }
 
 /// EXEC.
@@ -163,7 +165,7 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>) -> Next {
         turn.reply.error("ERR EXEC without MULTI");
         return Next::Go;
     };
-    let broken = turn.client().watch_broken || watched_key_expired(turn);
+    let broken = turn.client().watch_broken || watched_key_gone(turn);
     forget_watches(turn);
     if transaction.broken {
         turn.reply

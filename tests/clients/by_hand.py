@@ -75,8 +75,10 @@ def hello_line_conversation(server):
         ("EXEC", "*2 2 \"two words\""),
         ("GET \"unbalanced", error("ERR")),
         ("PING", "PONG"),
-        ("SET dash -1", "OK"),
-        ("GET dash", "\"-1\""),
+        ("SET dash -x", "OK"),
+        ("GET dash", "\"-x\""),
+        ("DECR below", "-1"),
+        ("GET below", "-1"),
         ("SET star *2", "OK"),
         ("GET star", "\"*2\""),
     ])

@@ -111,8 +111,8 @@ class Epoch:
         r = self.r
         # One pattern only: Redis hands a message to several matching patterns in no fixed order.
         pattern = r.choice((b"c*", b"c?", b"[cd]1"))
-        start = [self.command(b"HELLO", r.choice((b"2", b"3")))]
-        start += [self.command(*args) for args in r.sample((
+        protocol = self.command(b"HELLO", r.choice((b"2", b"3")))
+        start = [self.command(*args) for args in r.sample((
             (b"SUBSCRIBE", b"c1"), (b"SUBSCRIBE", b"c2"), (b"SUBSCRIBE", b"c1", b"c1"), (b"PSUBSCRIBE", pattern),
             (b"PSUBSCRIBE", pattern, pattern), (b"PING",), (b"PING", b"x"), (b"GET", b"k1"),
             (b"SUBSCRIBE",), (b"UNSUBSCRIBE", b"never"), (b"MULTI",), (b"NOSUCH",), (b"SET", b"k1")), r.randrange(2, 9))]
@@ -124,7 +124,7 @@ class Epoch:
         end = [self.command(*args) for args in (
             (b"UNSUBSCRIBE", b"c2"), (b"UNSUBSCRIBE", b"c2"), (b"PUNSUBSCRIBE", b"nothing*", pattern),
             (b"UNSUBSCRIBE",), (b"PUNSUBSCRIBE",), (b"GET", b"k1"), (b"RESET",), (b"GET", b"k1"))]
-        return [Batch("s", start), Batch("b", sent), Batch("s", end)]
+        return [Batch("s", [protocol]), Batch("s", start), Batch("b", sent), Batch("s", end)]
 
     def events(self):
         """Keyspace notifications of a plain batch, as a subscriber sees them."""
