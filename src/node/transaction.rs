@@ -156,7 +156,8 @@ pub fn abort(turn: &mut Turn<'_, '_, '_>, text: &[u8]) {
     turn.client().transaction = None;
     forget_watches(turn);
     let reason = text.strip_prefix(b"ERR ").unwrap_or(text);
-    turn.reply.error_bytes(&[b"EXECABORT Transaction discarded because of: ", reason].concat());
+    turn.reply
+        .error_bytes(&[b"EXECABORT Transaction discarded because of: ", reason].concat());
 }
 
 /// EXEC.
