@@ -255,7 +255,7 @@ def run(pair, seed, commands, only=None, most=1):
             print(report, flush=True)
         if commands > 200_000 and number % 100 == 99:
             print(f"  {pair.sent} commands, {pair.sent / (time.monotonic() - start):.0f}/s", flush=True)
-    print(f"{found} differences in {pair.sent} commands ({pair.sent / (time.monotonic() - start):.0f}/s)")
+    print(f"{found} difference{'s' * (found != 1)} in {pair.sent} commands ({pair.sent / (time.monotonic() - start):.0f}/s)")
     return 1 if found else 0
 
 
