@@ -16,12 +16,50 @@ use crate::config;
 use crate::wire::number;
 use crate::wire::request::Args;
 
-/// Why arguments mean nothing: the text of an error reply, with its code.
-pub type Fault = Cow<'static, [u8]>;
+/// Why arguments mean nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The text of an error reply, with its code.
+    pub text: Cow<'static, [u8]>,
+    /// What to answer instead when there is no such key: of some commands Redis judges some arguments
+    /// only after it has found the key.
+    pub without_key: Option<WithoutKey>,
+}
+
+/// The answer of a command without a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutKey {
+    /// Nil.
+    Nil,
+    /// A number.
+    Int(i64),
+}
+
 type Parsed<T> = Result<T, Fault>;
 
 const fn fault(text: &'static str) -> Fault {
-    Cow::Borrowed(text.as_bytes())
+    Fault {
+        text: Cow::Borrowed(text.as_bytes()),
+        without_key: None,
+    }
+}
+
+impl From<Vec<u8>> for Fault {
+    fn from(text: Vec<u8>) -> Self {
+        Fault {
+            text: Cow::Owned(text),
+            without_key: None,
+        }
+    }
+}
+
+impl Fault {
+    fn or_without_key(self, answer: WithoutKey) -> Fault {
+        Fault {
+            without_key: Some(answer),
+            ..self
+        }
+    }
 }
 
 /// Redis's text for what does not follow a command's syntax.
@@ -178,7 +216,9 @@ pub fn as_c_string(bytes: &[u8]) -> &[u8] {
 }
 
 fn invalid_expire(name: &str) -> Fault {
-    Cow::Owned(format!("ERR invalid expire time in '{name}' command").into_bytes())
+    format!("ERR invalid expire time in '{name}' command")
+        .into_bytes()
+        .into()
 }
 
 /// `count` units from `base_ms`, as an absolute time that must be positive.
@@ -287,12 +327,8 @@ fn get_ex<'a>(args: Args<'a>, at_ms: u64) -> Parsed<Action<'a>> {
         }
     }
     if let Some((count, unit_ms, relative)) = timed {
-        expiry = GetExExpiry::At(time(
-            count,
-            unit_ms,
-            if relative { at_ms } else { 0 },
-            "getex",
-        )?);
+        let at = time(count, unit_ms, if relative { at_ms } else { 0 }, "getex");
+        expiry = GetExExpiry::At(at.map_err(|fault| fault.or_without_key(WithoutKey::Nil))?);
     }
     Ok(Action::GetEx { expiry })
 }
@@ -347,19 +383,22 @@ fn unit(word: Option<&[u8]>) -> Parsed<Unit> {
 }
 
 fn bit_count(args: Args<'_>) -> Parsed<Action<'_>> {
-    let range = match args.len() {
-        2 => None,
+    let range = count_range(args).map_err(|fault| fault.or_without_key(WithoutKey::Int(0)))?;
+    Ok(Action::BitCount { range })
+}
+
+fn count_range(args: Args<'_>) -> Parsed<Option<Range>> {
+    match args.len() {
+        2 => Ok(None),
         4 | 5 => {
             let (start, end) = (integer(args.at(2))?, integer(args.at(3))?);
-            Some(Range {
-                start,
-                end,
-                unit: unit(args.get(4))?,
-            })
+            // Redis answers 0 for such a range before it looks at the unit.
+            let empty = start < 0 && end < 0 && start > end;
+            let unit = if empty { Unit::Byte } else { unit(args.get(4))? };
+            Ok(Some(Range { start, end, unit }))
         }
-        _ => return Err(SYNTAX),
-    };
-    Ok(Action::BitCount { range })
+        _ => Err(SYNTAX),
+    }
 }
 
 fn bit_pos(args: Args<'_>) -> Parsed<Action<'_>> {
@@ -368,23 +407,28 @@ fn bit_pos(args: Args<'_>) -> Parsed<Action<'_>> {
         1 => true,
         _ => return Err(fault("ERR The bit argument must be 1 or 0.")),
     };
-    let range = match args.len() {
-        3 => BitPosRange::All,
-        4 => BitPosRange::From {
+    let without_key = WithoutKey::Int(if bit { -1 } else { 0 });
+    let range = pos_range(args).map_err(|fault| fault.or_without_key(without_key))?;
+    Ok(Action::BitPos { bit, range })
+}
+
+fn pos_range(args: Args<'_>) -> Parsed<BitPosRange> {
+    match args.len() {
+        3 => Ok(BitPosRange::All),
+        4 => Ok(BitPosRange::From {
             start: integer(args.at(3))?,
-        },
+        }),
         5 | 6 => {
             let start = integer(args.at(3))?;
             let unit = unit(args.get(5))?;
-            BitPosRange::Closed(Range {
+            Ok(BitPosRange::Closed(Range {
                 start,
                 end: integer(args.at(4))?,
                 unit,
-            })
+            }))
         }
-        _ => return Err(SYNTAX),
-    };
-    Ok(Action::BitPos { bit, range })
+        _ => Err(SYNTAX),
+    }
 }
 
 fn bit_field(args: Args<'_>, read_only: bool) -> Parsed<Action<'_>> {

@@ -182,7 +182,7 @@ fn list(turn: &mut Turn<'_, '_, '_>, options: Args<'_>) {
                     &|row| glob::matches_ignoring_case(value, row.name.as_bytes())
                 }
                 () if parse::is(kind, "MODULE") => &|_| false,
-                () => return turn.reply.error_bytes(&SYNTAX),
+                () => return turn.reply.error_bytes(&SYNTAX.text),
             };
             table::commands()
                 .flat_map(|row| std::iter::once(row).chain(table::subcommands(row)))
@@ -190,7 +190,7 @@ fn list(turn: &mut Turn<'_, '_, '_>, options: Args<'_>) {
                 .map(|row| row.name)
                 .collect()
         }
-        _ => return turn.reply.error_bytes(&SYNTAX),
+        _ => return turn.reply.error_bytes(&SYNTAX.text),
     };
     turn.reply.array(names.len());
     names

@@ -101,7 +101,7 @@ fn list(turn: &mut Turn<'_, '_, '_>, options: Args<'_>) {
                 None => return turn.reply.error("ERR Invalid client ID"),
             }
         }
-        Some(_) => return turn.reply.error_bytes(&SYNTAX),
+        Some(_) => return turn.reply.error_bytes(&SYNTAX.text),
     };
     turn.reply.verbatim(&text);
 }
@@ -144,7 +144,7 @@ fn reply_mode(turn: &mut Turn<'_, '_, '_>, word: &[u8]) {
                 turn.client().silence = Silence::NextReply;
             }
         }
-        () => turn.reply.error_bytes(&SYNTAX),
+        () => turn.reply.error_bytes(&SYNTAX.text),
     }
 }
 
@@ -152,7 +152,7 @@ fn on_off(turn: &mut Turn<'_, '_, '_>, word: &[u8], set: impl FnOnce(&mut Client
     let on = match () {
         () if parse::is(word, "ON") => true,
         () if parse::is(word, "OFF") => false,
-        () => return turn.reply.error_bytes(&SYNTAX),
+        () => return turn.reply.error_bytes(&SYNTAX.text),
     };
     set(turn.client(), on);
     turn.reply.ok();
@@ -273,7 +273,7 @@ fn victims<'a>(turn: &mut Turn<'_, '_, '_>, options: Args<'a>) -> Option<Victims
     let mut options = options;
     while let Some(word) = options.get(0) {
         let Some(value) = options.get(1) else {
-            turn.reply.error_bytes(&SYNTAX);
+            turn.reply.error_bytes(&SYNTAX.text);
             return None;
         };
         match () {
@@ -297,7 +297,7 @@ fn victims<'a>(turn: &mut Turn<'_, '_, '_>, options: Args<'a>) -> Option<Victims
             () if parse::is(word, "SKIPME") && parse::is(value, "YES") => victims.spare_me = true,
             () if parse::is(word, "SKIPME") && parse::is(value, "NO") => victims.spare_me = false,
             () => {
-                turn.reply.error_bytes(&SYNTAX);
+                turn.reply.error_bytes(&SYNTAX.text);
                 return None;
             }
         }

@@ -134,7 +134,7 @@ pub fn select(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
     match number::parse_i64(args.at(1)) {
         Some(0) => turn.reply.ok(),
         Some(_) => turn.reply.error("ERR DB index is out of range"),
-        None => turn.reply.error_bytes(&NOT_INTEGER),
+        None => turn.reply.error_bytes(&NOT_INTEGER.text),
     }
 }
 
@@ -147,7 +147,7 @@ pub fn auth(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
         ),
         3 if args.at(1) == b"default" => turn.reply.ok(),
         3 => wrong_password(turn),
-        _ => turn.reply.error_bytes(&parse::SYNTAX),
+        _ => turn.reply.error_bytes(&parse::SYNTAX.text),
     }
 }
 

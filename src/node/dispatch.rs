@@ -5,7 +5,7 @@
 //! transaction is being typed breaks the transaction.
 
 use crate::command::op::Event;
-use crate::command::parse;
+use crate::command::parse::{self, Fault, WithoutKey};
 use crate::command::row::{Row, flag};
 use crate::command::table;
 use crate::command::verb::Verb;
@@ -300,10 +300,21 @@ pub fn run(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Ne
             Next::Go
         }
         Some(Err(fault)) => {
-            turn.reply.error_bytes(&fault);
+            refuse_arguments(turn, row, args, &fault);
             Next::Go
         }
         None => not_data(turn, row, args),
+    }
+}
+
+fn refuse_arguments(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>, fault: &Fault) {
+    let key = args.at(row.keys.first.unsigned_abs().into());
+    match fault.without_key {
+        Some(answer) if !turn.node.keyspace.exists(key, turn.node.at_ms) => match answer {
+            WithoutKey::Nil => turn.reply.nil(),
+            WithoutKey::Int(number) => turn.reply.int(number),
+        },
+        _ => turn.reply.error_bytes(&fault.text),
     }
 }
 

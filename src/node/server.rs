@@ -138,7 +138,7 @@ pub fn wait(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
             return Next::Go;
         }
         (Err(fault), _) => {
-            turn.reply.error_bytes(&fault);
+            turn.reply.error_bytes(&fault.text);
             return Next::Go;
         }
         (_, None) => {
@@ -186,7 +186,7 @@ pub fn shutdown(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     let mut abort = false;
     for word in args.skip(1).iter() {
         if !is_any(word, &["NOSAVE", "SAVE", "NOW", "FORCE", "ABORT"]) {
-            turn.reply.error_bytes(&SYNTAX);
+            turn.reply.error_bytes(&SYNTAX.text);
             return Next::Go;
         }
         abort |= parse::is(word, "ABORT");
@@ -194,7 +194,7 @@ pub fn shutdown(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     if abort {
         match args.len() {
             2 => turn.reply.error("ERR No shutdown in progress."),
-            _ => turn.reply.error_bytes(&SYNTAX),
+            _ => turn.reply.error_bytes(&SYNTAX.text),
         }
         return Next::Go;
     }

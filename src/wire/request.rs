@@ -378,7 +378,7 @@ impl Parser {
     }
 
     fn split(&mut self, line: &[u8]) -> Result<(), Violation> {
-        self.is_unquoted = memchr::memchr3(b'"', b'\'', 0, line).is_some();
+        self.is_unquoted = memchr::memchr2(b'"', b'\'', line).is_some();
         if self.is_unquoted {
             return quote::split_line(line, &mut self.unquoted, &mut self.ranges)
                 .map_err(|quote::Unbalanced| Violation::UnbalancedQuotes);

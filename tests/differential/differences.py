@@ -6,8 +6,10 @@ with blanks, and of the raw replies.
 """
 
 DELIBERATE = [
-    (rb"(?i)(bitcount|bitpos) ", rb":(0|-1)\r\n", rb"-ERR (syntax error|value is not an integer or out of range)\r\n",
-     "arguments are judged before the key is looked up: Redis lets a malformed one pass when there is no key"),
     (rb"(.*\n)?\s*(POST|Host:)", rb"<closed>", rb".*-ERR Protocol error: this port does not speak HTTP\r\n<closed>",
      "what came before a browser's request is answered, and the browser is told why it is cut off"),
+    (rb".*\x00", rb"[^\0]*<closed>", rb".*",
+     "a NUL in an inline line is a byte like others; Redis never finds the end of such a line and answers nothing"),
+    (rb".*", rb".*", rb".*-ERR Protocol error: expected CR LF behind a bulk string\r\n<closed>",
+     "Redis skips two bytes behind a bulk string whatever they are; a wrong length is told at once"),
 ]
