@@ -50,7 +50,7 @@ impl Protocol<Count> for Whim {
             4 => {
                 cx.net.pause_reading();
                 cx.net.call_later(Duration::from_millis(2), move |cx| {
-                    cx.net.resume_reading_of(id)
+                    cx.net.resume_reading_of(id);
                 });
             }
             5 => cx.net.defer_to_thread(
@@ -151,7 +151,7 @@ fn run(seed: u64) -> [u64; 6] {
     pair.client.with(|cx| {
         connectors
             .iter()
-            .for_each(|connector| cx.net.disconnect(*connector))
+            .for_each(|connector| cx.net.disconnect(*connector));
     });
     pair.until_ms(1_500);
     pair.client.with(|cx| cx.net.stop());

@@ -115,7 +115,7 @@ pub fn paused_reading_loses_nothing<S: Stage>() {
         let id = cx.net.id();
         cx.net.pause_reading();
         cx.net.call_later(Duration::from_millis(15), move |cx| {
-            cx.net.resume_reading_of(id)
+            cx.net.resume_reading_of(id);
         });
     }));
     play.connect(
@@ -168,7 +168,7 @@ pub fn a_loud_connection_does_not_silence_the_others<S: Stage>() {
     play.client.with(|cx| {
         conns[..3]
             .iter()
-            .for_each(|id| assert!(cx.net.write_to(*id, &flood)))
+            .for_each(|id| assert!(cx.net.write_to(*id, &flood)));
     });
     play.until("the flood is on", |play| {
         play.server.app().data.len() > 1_000

@@ -63,9 +63,9 @@ pub fn churn_leaves_nothing_behind<S: Stage>() {
         .made(|cx| cx.net.write(b"hello"))
         .data(|cx, _| {
             if cx.net.random().is_multiple_of(2) {
-                cx.net.abort_connection()
+                cx.net.abort_connection();
             } else {
-                cx.net.lose_connection()
+                cx.net.lose_connection();
             }
         });
     for _ in 0..20 {
@@ -201,7 +201,7 @@ pub fn refused_connections_hear_why<S: Stage>() {
             .conns
             .clone()
             .into_iter()
-            .for_each(|id| cx.net.lose(id))
+            .for_each(|id| cx.net.lose(id));
     });
     play.until_empty();
     play.connect(addr, Acts::default().made(|cx| cx.net.write(b"room")));
@@ -213,7 +213,7 @@ pub fn refused_connections_hear_why<S: Stage>() {
             .conns
             .clone()
             .into_iter()
-            .for_each(|id| cx.net.lose(id))
+            .for_each(|id| cx.net.lose(id));
     });
     play.until_empty();
 }
@@ -238,11 +238,11 @@ pub fn a_limit_counts_per_address_and_forgets_the_gone<S: Stage>() {
         play.client.with(|cx| {
             conns.iter().for_each(|id| {
                 if round == 2 {
-                    cx.net.abort(*id)
+                    cx.net.abort(*id);
                 } else {
-                    cx.net.lose(*id)
+                    cx.net.lose(*id);
                 }
-            })
+            });
         });
         play.until_empty();
     }
