@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use marline::reactor::Reactor;
 use marline::reactor::app::{App, Cx};
+use marline::reactor::id::ConnId;
 use marline::reactor::limits::{Limits, ListenOptions};
 use marline::reactor::protocol::{ClientFactory, Factory, Protocol, Reason, Retry};
 use marline::reactor::reconnect::{Backoff, Reconnecting};
@@ -17,6 +18,7 @@ struct Count {
     lost: u64,
     heard: u64,
     failed: Vec<Reason>,
+    conns: Vec<ConnId>,
 }
 
 impl App for Count {
@@ -32,6 +34,7 @@ struct Whim {
 impl Protocol<Count> for Whim {
     fn connection_made(&mut self, cx: &mut Cx<'_, Count>) {
         cx.app.made += 1;
+        cx.app.conns.push(cx.net.id());
         if self.speaks_first {
             cx.net.write(b"hello, hello, hello");
         }
@@ -285,6 +288,59 @@ fn a_crashed_node_is_noticed() {
         client.turn(None).unwrap();
         assert!(net.advance(client.next_wake()));
     }
+}
+
+#[test]
+fn a_stop_waits_for_its_deadline_without_spinning() {
+    let mut pair = Pair::new(
+        1,
+        Faults::calm(),
+        Limits {
+            drain_ms: 400,
+            flush_ms: 10_000,
+            ..Limits::default()
+        },
+    );
+    for _ in 0..3 {
+        let factory = Reconnecting::new(
+            Whim {
+                speaks_first: false,
+            },
+            Backoff::default(),
+        );
+        pair.client
+            .with(|cx| cx.net.connect(pair.addr, Box::new(factory)));
+    }
+    pair.until_ms(50);
+    assert_eq!(pair.client.app().made, 3);
+    // Nothing is answered any more, and there is more to send than the window takes.
+    pair.net.cut(0, 1);
+    pair.net.cut(1, 0);
+    pair.client.with(|cx| {
+        for id in cx.app.conns.clone() {
+            cx.net.write_to(id, &[0; 200_000]);
+        }
+        cx.net.stop();
+    });
+    let before = pair.client.with(|cx| cx.net.stats().turns);
+    pair.until_ms(300);
+    assert_eq!(
+        (
+            pair.client.app().lost,
+            pair.client.with(|cx| cx.net.connections())
+        ),
+        (0, 3)
+    );
+    pair.until_ms(1_000);
+    assert_eq!(
+        (
+            pair.client.app().lost,
+            pair.client.with(|cx| cx.net.connections())
+        ),
+        (3, 0)
+    );
+    let turns = pair.client.with(|cx| cx.net.stats().turns) - before;
+    assert!(turns < 100, "{turns} turns");
 }
 
 #[test]

@@ -240,8 +240,7 @@ impl<B: Backend, A: App> Reactor<B, A> {
         self.core
             .timers
             .call(after_ms(self.core.now, drain_ms), Box::new(|_| ()));
-        self.core.shutting.extend(self.core.ports.ids());
-        self.core.leaving.extend(self.core.connectors.ids());
+        self.close_entrances();
         for id in self.core.conns.ids() {
             self.core.lose(id);
             // Those that linger already have a shorter deadline now.
@@ -261,8 +260,15 @@ impl<B: Backend, A: App> Reactor<B, A> {
             }
         }
         // What was opened while stopping is closed too.
-        core.shutting.extend(core.ports.ids());
-        core.leaving.extend(core.connectors.ids());
+        self.close_entrances();
         true
+    }
+
+    /// Closes the ports and lets the connectors go, at once: nobody comes in after those who are lost now.
+    fn close_entrances(&mut self) {
+        self.core.shutting.extend(self.core.ports.ids());
+        self.core.leaving.extend(self.core.connectors.staying());
+        self.shut_ports();
+        self.dismiss_leaving();
     }
 }
