@@ -344,6 +344,34 @@ fn a_stop_waits_for_its_deadline_without_spinning() {
 }
 
 #[test]
+fn a_stop_with_nobody_left_is_complete_at_once() {
+    let mut pair = Pair::new(1, Faults::calm(), Limits::default());
+    pair.client.with(|cx| {
+        cx.net.connect(
+            pair.addr,
+            Box::new(Whim {
+                speaks_first: false,
+            }),
+        )
+    });
+    pair.until_ms(50);
+    pair.server.with(|cx| cx.net.stop());
+    let begun = pair.net.now();
+    while pair.server.turn(None).unwrap() {
+        pair.client.turn(None).unwrap();
+        let wakes = [pair.server.next_wake(), pair.client.next_wake()];
+        assert!(pair.net.advance(wakes.into_iter().flatten().min()));
+    }
+    let took = Duration::from_nanos(pair.net.now() - begun);
+    assert!(took < Duration::from_millis(5), "{took:?}");
+    pair.server.with(|cx| cx.net.stop());
+    assert!(
+        !pair.server.turn(None).unwrap(),
+        "and with nothing open, in one turn"
+    );
+}
+
+#[test]
 fn a_reactor_alone_runs_by_itself() {
     let mut reactor = Reactor::new(
         SimNet::solo(1, Faults::calm()),

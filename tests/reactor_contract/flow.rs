@@ -142,13 +142,13 @@ pub fn paused_reading_loses_nothing<S: Stage>() {
 
 pub fn a_loud_connection_does_not_silence_the_others<S: Stage>() {
     let limits = Limits {
-        read_bytes_per_connection: 100,
-        read_bytes_per_turn: 250,
+        read_bytes_per_connection: 1_000,
+        read_bytes_per_turn: 2_500,
         ..Limits::default()
     };
     let mut play = Play::<S>::with_limits(limits);
     let addr = play.listen(Acts::default().data(|cx, data| {
-        assert!(data.len() <= 100);
+        assert!(data.len() <= 1_000);
         if data == b"?" {
             cx.net.write(b"yes");
         }
