@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use marline::reactor::Reactor;
 use marline::reactor::app::{App, Cx};
+use marline::reactor::id::ConnId;
 use marline::reactor::limits::{Limits, ListenOptions};
 use marline::reactor::protocol::{ClientFactory, Factory, Protocol, Reason, Retry};
 use marline::reactor::reconnect::{Backoff, Reconnecting};
@@ -17,6 +18,7 @@ struct Count {
     lost: u64,
     heard: u64,
     failed: Vec<Reason>,
+    conns: Vec<ConnId>,
 }
 
 impl App for Count {
@@ -32,6 +34,7 @@ struct Whim {
 impl Protocol<Count> for Whim {
     fn connection_made(&mut self, cx: &mut Cx<'_, Count>) {
         cx.app.made += 1;
+        cx.app.conns.push(cx.net.id());
         if self.speaks_first {
             cx.net.write(b"hello, hello, hello");
         }
@@ -50,7 +53,7 @@ impl Protocol<Count> for Whim {
             4 => {
                 cx.net.pause_reading();
                 cx.net.call_later(Duration::from_millis(2), move |cx| {
-                    cx.net.resume_reading_of(id)
+                    cx.net.resume_reading_of(id);
                 });
             }
             5 => cx.net.defer_to_thread(
@@ -151,7 +154,7 @@ fn run(seed: u64) -> [u64; 6] {
     pair.client.with(|cx| {
         connectors
             .iter()
-            .for_each(|connector| cx.net.disconnect(*connector))
+            .for_each(|connector| cx.net.disconnect(*connector));
     });
     pair.until_ms(1_500);
     pair.client.with(|cx| cx.net.stop());
@@ -285,6 +288,87 @@ fn a_crashed_node_is_noticed() {
         client.turn(None).unwrap();
         assert!(net.advance(client.next_wake()));
     }
+}
+
+#[test]
+fn a_stop_waits_for_its_deadline_without_spinning() {
+    let mut pair = Pair::new(
+        1,
+        Faults::calm(),
+        Limits {
+            drain_ms: 400,
+            flush_ms: 10_000,
+            ..Limits::default()
+        },
+    );
+    for _ in 0..3 {
+        let factory = Reconnecting::new(
+            Whim {
+                speaks_first: false,
+            },
+            Backoff::default(),
+        );
+        pair.client
+            .with(|cx| cx.net.connect(pair.addr, Box::new(factory)));
+    }
+    pair.until_ms(50);
+    assert_eq!(pair.client.app().made, 3);
+    // Nothing is answered any more, and there is more to send than the window takes.
+    pair.net.cut(0, 1);
+    pair.net.cut(1, 0);
+    pair.client.with(|cx| {
+        for id in cx.app.conns.clone() {
+            cx.net.write_to(id, &[0; 200_000]);
+        }
+        cx.net.stop();
+    });
+    let before = pair.client.with(|cx| cx.net.stats().turns);
+    pair.until_ms(300);
+    assert_eq!(
+        (
+            pair.client.app().lost,
+            pair.client.with(|cx| cx.net.connections())
+        ),
+        (0, 3)
+    );
+    pair.until_ms(1_000);
+    assert_eq!(
+        (
+            pair.client.app().lost,
+            pair.client.with(|cx| cx.net.connections())
+        ),
+        (3, 0)
+    );
+    let turns = pair.client.with(|cx| cx.net.stats().turns) - before;
+    assert!(turns < 100, "{turns} turns");
+}
+
+#[test]
+fn a_stop_with_nobody_left_is_complete_at_once() {
+    let mut pair = Pair::new(1, Faults::calm(), Limits::default());
+    pair.client.with(|cx| {
+        cx.net.connect(
+            pair.addr,
+            Box::new(Whim {
+                speaks_first: false,
+            }),
+        )
+    });
+    pair.until_ms(50);
+    pair.server.with(|cx| cx.net.stop());
+    let begun = pair.net.now();
+    while pair.server.turn(None).unwrap() {
+        pair.client.turn(None).unwrap();
+        let wakes = [pair.server.next_wake(), pair.client.next_wake()];
+        assert!(pair.net.advance(wakes.into_iter().flatten().min()));
+    }
+    let took = Duration::from_nanos(pair.net.now() - begun);
+    assert!(took < Duration::from_millis(5), "{took:?}");
+    pair.server.with(|cx| cx.net.stop());
+    assert!(
+        !pair.server.turn(None).unwrap(),
+        "and with nothing open, in one turn"
+    );
 }
 
 #[test]

@@ -1,36 +1,34 @@
 //! The reactor stands alone: Twisted's two classic servers, in under forty lines each, against real sockets.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::thread::{self, JoinHandle};
 
 use marline::reactor::Reactor;
-use marline::reactor::app::App;
+use marline::reactor::app::{App, Cx};
+use marline::reactor::id::ConnId;
 use marline::reactor::limits::{Limits, ListenOptions};
+use marline::reactor::line::{Flow, LineHandler, LineReceiver};
 use marline::reactor::mio_backend::MioBackend;
-use marline::reactor::protocol::Factory;
+use marline::reactor::protocol::{Factory, Protocol, Reason};
 use marline::reactor::remote::Remote;
 
 /// What every protocol sends back.
 mod echo {
-    use marline::reactor::app::{App, Cx};
-    use marline::reactor::protocol::{Factory, Protocol};
-    use std::net::SocketAddr;
+    use super::*;
 
     pub(super) struct Server;
-
     impl App for Server {
         type Message = ();
     }
 
     pub(super) struct Echo;
-
     impl Protocol<Server> for Echo {
         fn data_received(&mut self, cx: &mut Cx<'_, Server>, data: &[u8]) {
             cx.net.write(data);
         }
     }
-
     impl Factory<Server> for Echo {
         fn build_protocol(
             &mut self,
@@ -44,41 +42,32 @@ mod echo {
 
 /// The first line is a name; each further line is said to everybody.
 mod chat {
-    use marline::reactor::app::{App, Cx};
-    use marline::reactor::id::ConnId;
-    use marline::reactor::line::{Flow, LineHandler, LineReceiver};
-    use marline::reactor::protocol::{Factory, Protocol, Reason};
-    use std::{collections::BTreeMap, net::SocketAddr};
-
+    use super::*;
     #[derive(Default)]
     pub(super) struct Room(BTreeMap<ConnId, String>);
     impl App for Room {
         type Message = ();
     }
-
     fn say(cx: &mut Cx<'_, Room>, words: &str) {
         for id in cx.app.0.keys() {
             cx.net.write_to(*id, words.as_bytes());
         }
     }
-
     pub(super) struct Chatter;
     impl LineHandler<Room> for Chatter {
         fn line_received(&mut self, cx: &mut Cx<'_, Room>, line: &[u8]) -> Flow {
-            let (id, line) = (cx.net.id(), String::from_utf8_lossy(line).into_owned());
-            match cx.app.0.get(&id).cloned() {
-                Some(name) => say(cx, &format!("<{name}> {line}\n")),
-                None => {
-                    say(cx, &format!("{line} comes in\n"));
-                    cx.app.0.insert(id, line);
-                }
-            }
+            let line = String::from_utf8_lossy(line).into_owned();
+            let name = cx.app.0.get(&cx.net.id());
+            let words = name.map_or(format!("{line} comes in\n"), |name| {
+                format!("<{name}> {line}\n")
+            });
+            say(cx, &words);
+            cx.app.0.entry(cx.net.id()).or_insert(line);
             Flow::Continue
         }
         fn connection_lost(&mut self, cx: &mut Cx<'_, Room>, _: &Reason) {
-            if let Some(name) = cx.app.0.remove(&cx.net.id()) {
-                say(cx, &format!("{name} goes out\n"));
-            }
+            let name = cx.app.0.remove(&cx.net.id()).unwrap_or_default();
+            say(cx, &format!("{name} goes out\n"));
         }
     }
     impl Factory<Room> for Chatter {

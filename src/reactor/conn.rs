@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn a_slot_is_small() {
         let bytes = size_of::<Conn<Nothing>>();
-        assert!(bytes <= 232, "{bytes} bytes");
+        assert!(bytes <= 192, "{bytes} bytes");
     }
 
     #[test]

@@ -110,9 +110,13 @@ impl<A: App> Connectors<A> {
         self.slots.is_empty()
     }
 
-    pub(super) fn ids(&self) -> Vec<ConnectorId> {
-        self.slots
+    /// Those that were not asked to leave.
+    pub(super) fn staying(&self) -> Vec<ConnectorId> {
+        let staying = self
+            .slots
             .iter()
+            .filter(|(_, connector)| !connector.leaving);
+        staying
             .map(|(index, connector)| ConnectorId::new(index, connector.generation))
             .collect()
     }
@@ -139,7 +143,7 @@ impl<B: Backend, A: App> Reactor<B, A> {
         if connector.state != State::Waiting || connector.leaving {
             return;
         }
-        connector.tries += 1;
+        connector.tries = connector.tries.saturating_add(1);
         let started = std::mem::replace(&mut connector.started, true);
         let target = connector.target.clone();
         if !started {

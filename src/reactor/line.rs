@@ -8,7 +8,8 @@
 //! byte by byte costs linear time.
 //!
 //! **Backpressure.** When the output is congested (a hundred requests in one chunk, each with a large reply), delivery
-//! stops between two lines and reading pauses; both go on when the output has drained.
+//! stops between two lines and reading pauses; both go on when the output has drained. The receiver alone pauses and
+//! resumes reading: a handler that wants to wait returns [`Flow::Pause`].
 //!
 //! **Bounds.** A line longer than `line_max_bytes` is not waited for: the handler says its last words in
 //! `line_length_exceeded`. At most that plus one read (64 KiB) is pending.

@@ -216,7 +216,10 @@ impl<B: Backend, A: App> Reactor<B, A> {
 
     /// How long the next [`turn`](Self::turn) may wait for events: `None` for ever.
     fn wait(&mut self, wait_max: Option<Duration>) -> Option<Duration> {
-        let Some(at) = self.next_wake() else {
+        if self.core.has_work() {
+            return Some(Duration::ZERO);
+        }
+        let Some(at) = self.core.timers.next_at() else {
             return wait_max;
         };
         let wait = Duration::from_nanos(at.saturating_sub(self.backend.now()));

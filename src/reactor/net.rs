@@ -215,7 +215,8 @@ impl<'a, A: App> Net<'a, A> {
         self.core.timers.cancel(timer)
     }
 
-    /// Calls `timed_out` when nothing was received for so long; `None` never does. Reads alone re-arm it.
+    /// Calls `timed_out` when nothing was received for so long; `None` never does. Reads alone re-arm it:
+    /// a protocol that may be sending a long answer overrides `timed_out` and looks at [`out_len`](Self::out_len).
     pub fn set_timeout(&mut self, timeout: Option<Duration>) {
         let now = self.core.now;
         if let Some(conn) = self.core.conns.get_mut(self.me) {

@@ -11,7 +11,7 @@ use super::core::Stopping;
 use super::id::{ConnId, Named};
 use super::protocol::{Protocol, Reason};
 use super::remote::Item;
-use super::timer::{Due, Entry, NEVER, after_ms};
+use super::timer::{Due, Entry, NEVER, Nanos, after_ms};
 
 impl<B: Backend, A: App> Reactor<B, A> {
     /// One pass of the loop, which waits at most `wait_max` (`None`: as long as it takes) for something to do. False
@@ -227,21 +227,18 @@ impl<B: Backend, A: App> Reactor<B, A> {
         match self.core.stopping {
             Stopping::No => true,
             Stopping::Asked { drain_ms } => {
-                self.begin_stop(drain_ms);
-                true
+                let until = after_ms(self.core.now, drain_ms);
+                self.begin_stop(until);
+                self.continue_stop(until)
             }
             Stopping::Draining(until) => self.continue_stop(until),
         }
     }
 
-    fn begin_stop(&mut self, drain_ms: u64) {
-        self.core.stopping = Stopping::Draining(after_ms(self.core.now, drain_ms));
+    fn begin_stop(&mut self, until: Nanos) {
+        self.core.stopping = Stopping::Draining(until);
         // A timer that only ends the wait.
-        self.core
-            .timers
-            .call(after_ms(self.core.now, drain_ms), Box::new(|_| ()));
-        self.core.shutting.extend(self.core.ports.ids());
-        self.core.leaving.extend(self.core.connectors.ids());
+        self.core.timers.call(until, Box::new(|_| ()));
         for id in self.core.conns.ids() {
             self.core.lose(id);
             // Those that linger already have a shorter deadline now.
@@ -249,7 +246,9 @@ impl<B: Backend, A: App> Reactor<B, A> {
         }
     }
 
-    fn continue_stop(&mut self, until: u64) -> bool {
+    fn continue_stop(&mut self, until: Nanos) -> bool {
+        // Again in every turn: what was opened while stopping is closed too.
+        self.close_entrances();
         let core = &mut self.core;
         if core.conns.len() == 0 && core.ports.is_empty() && core.connectors.is_empty() {
             core.stopping = Stopping::No;
@@ -260,9 +259,14 @@ impl<B: Backend, A: App> Reactor<B, A> {
                 core.die(id, Reason::Stopped);
             }
         }
-        // What was opened while stopping is closed too.
-        core.shutting.extend(core.ports.ids());
-        core.leaving.extend(core.connectors.ids());
         true
+    }
+
+    /// Closes the ports and lets the connectors go, at once: nobody comes in after those who are lost now.
+    fn close_entrances(&mut self) {
+        self.core.shutting.extend(self.core.ports.ids());
+        self.core.leaving.extend(self.core.connectors.staying());
+        self.shut_ports();
+        self.dismiss_leaving();
     }
 }

@@ -187,7 +187,7 @@ pub fn a_peer_that_does_not_read_cannot_hold_a_close<S: Stage>() {
             .conns
             .clone()
             .into_iter()
-            .for_each(|id| cx.net.abort(id))
+            .for_each(|id| cx.net.abort(id));
     });
     play.until_empty();
 }
@@ -295,7 +295,7 @@ pub fn stopping_flushes_and_ends<S: Stage>() {
             .conns
             .clone()
             .into_iter()
-            .for_each(|id| cx.net.lose(id))
+            .for_each(|id| cx.net.lose(id));
     });
     play.until_empty();
 }
@@ -324,7 +324,7 @@ pub fn stopping_does_not_wait_for_those_who_do_not_read<S: Stage>() {
             .conns
             .clone()
             .into_iter()
-            .for_each(|id| cx.net.abort(id))
+            .for_each(|id| cx.net.abort(id));
     });
     play.until_empty();
 }

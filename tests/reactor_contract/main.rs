@@ -44,6 +44,7 @@ on_every_stage! {
         churn_leaves_nothing_behind
         out_of_place_events_are_ignored_in_one_batch
         messages_arrive_in_order_and_not_after_the_end
+        whom_one_turn_does_not_accept_the_next_one_does
         refused_connections_hear_why
         a_limit_counts_per_address_and_forgets_the_gone;
     time:

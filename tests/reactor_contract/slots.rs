@@ -63,9 +63,9 @@ pub fn churn_leaves_nothing_behind<S: Stage>() {
         .made(|cx| cx.net.write(b"hello"))
         .data(|cx, _| {
             if cx.net.random().is_multiple_of(2) {
-                cx.net.abort_connection()
+                cx.net.abort_connection();
             } else {
-                cx.net.lose_connection()
+                cx.net.lose_connection();
             }
         });
     for _ in 0..20 {
@@ -164,6 +164,33 @@ pub fn messages_arrive_in_order_and_not_after_the_end<S: Stage>() {
     assert!(!play.server.app().lines.iter().any(|line| line == "late"));
 }
 
+pub fn whom_one_turn_does_not_accept_the_next_one_does<S: Stage>() {
+    let mut play = Play::<S>::with_limits(Limits {
+        accepts_per_turn: 4,
+        ..Limits::default()
+    });
+    let addr = play.listen(echo());
+    for _ in 0..50 {
+        play.connect(addr, Acts::default());
+    }
+    // All of them wait before the server looks.
+    for _ in 0..50 {
+        let wake = play.client.next_wake();
+        play.stage.round(wake);
+        let wait = play.stage.patience();
+        play.client.turn(wait).unwrap();
+    }
+    let turns = play.server.with(|cx| cx.net.stats().turns);
+    play.until("all are accepted", |play| {
+        let accepted = play.server.app().conns.len() as u64;
+        let turns = play.server.with(|cx| cx.net.stats().turns) - turns;
+        assert!(accepted <= 4 * turns, "{accepted} in {turns} turns");
+        accepted == 50
+    });
+    play.client.with(|cx| cx.net.stop_now());
+    play.until_empty();
+}
+
 pub fn refused_connections_hear_why<S: Stage>() {
     let mut play = Play::<S>::with_limits(Limits {
         connections_max: 2,
@@ -201,7 +228,7 @@ pub fn refused_connections_hear_why<S: Stage>() {
             .conns
             .clone()
             .into_iter()
-            .for_each(|id| cx.net.lose(id))
+            .for_each(|id| cx.net.lose(id));
     });
     play.until_empty();
     play.connect(addr, Acts::default().made(|cx| cx.net.write(b"room")));
@@ -213,7 +240,7 @@ pub fn refused_connections_hear_why<S: Stage>() {
             .conns
             .clone()
             .into_iter()
-            .for_each(|id| cx.net.lose(id))
+            .for_each(|id| cx.net.lose(id));
     });
     play.until_empty();
 }
@@ -238,11 +265,11 @@ pub fn a_limit_counts_per_address_and_forgets_the_gone<S: Stage>() {
         play.client.with(|cx| {
             conns.iter().for_each(|id| {
                 if round == 2 {
-                    cx.net.abort(*id)
+                    cx.net.abort(*id);
                 } else {
-                    cx.net.lose(*id)
+                    cx.net.lose(*id);
                 }
-            })
+            });
         });
         play.until_empty();
     }
