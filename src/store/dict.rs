@@ -16,7 +16,7 @@
 
 use super::entry::Head;
 use super::heap::Heap;
-use super::table::{ENTRIES_MAX, Table, Tally};
+use super::table::{ENTRIES_MAX, Table, Tally, hash_of};
 use super::{Entry, HashSeed};
 
 /// A directory has at most 2^24 cells (64 MiB), for 3.7 thousand million keys; beyond, tables grow.
@@ -153,19 +153,33 @@ impl Dict {
         self.heap.get_mut(at)
     }
 
-    /// Changes a table, and afterwards the sums. Addresses of this table's entries may be stale then.
+    /// Changes a table and, afterwards, the sums and what in the heap is due. All addresses are stale then.
     #[inline]
-    pub(super) fn change<'d, R>(
-        &'d mut self,
+    pub(super) fn change<R>(
+        &mut self,
         place: Place,
-        change: impl FnOnce(&mut Table, &'d mut Heap) -> R,
+        change: impl FnOnce(&mut Table, &mut Heap) -> R,
     ) -> R {
         let number = place.table as usize;
         let table = &mut self.groups[number / GROUP_TABLES][number % GROUP_TABLES];
         let before = table.tally();
         let result = change(table, &mut self.heap);
         self.totals.move_by(before, table.tally());
+        if let Some(page) = self.heap.take_sparse() {
+            self.empty(page);
+        }
         result
+    }
+
+    /// Moves the entries of a sparse page to others.
+    fn empty(&mut self, page: u32) {
+        for at in self.heap.live(page) {
+            let hash = hash_of(at, &self.heap, self.seed);
+            let number = self.place_of_hash(hash).table as usize;
+            let new_at = self.heap.relocate(at);
+            let table = &mut self.groups[number / GROUP_TABLES][number % GROUP_TABLES];
+            table.repoint(hash, at, new_at);
+        }
     }
 
     /// Where to insert a key that is not there: splits its table when that is full.

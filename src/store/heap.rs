@@ -1,8 +1,8 @@
 //! Where the entries of a store lie: slots of a few sizes, cut from pages of one size.
 //!
 //! ```text
-//! page (64 KiB): [slot][slot][free ->][slot][free -> none][ not yet used ...    all slots of one class
-//! address: u32 = page * 8192 + position in the page, in units of 8 bytes        32 GiB a store
+//! page (32 KiB): [slot][slot][free ->][slot][free -> none][ not yet used ...    all slots of one class
+//! address: u32 = page * 4096 + position in the page, in units of 8 bytes        32 GiB a store
 //! ```
 //!
 //! Slot sizes go in steps of 8 bytes up to 128 and then eight to a doubling up to 4 KiB: an entry wastes
@@ -17,17 +17,21 @@
 //!
 //! Values longer than [`entry::INLINE_BYTES_MAX`] are not in pages but in a slab of vectors.
 //!
-//! Invariants: `live` counts the slots in use; a page that has room is in `roomy` of its class, at
-//! `roomy_at`; a page without a live slot is given back, unless it is the only roomy one of its class.
+//! A page that is less than five eighths full, while the others of its class have room for what is left
+//! in it, is reported ([`Heap::take_sparse`]) and the dictionary moves its entries out: it knows who
+//! points to them. That is at most two moves for each freed slot, and one page a write.
 //!
-//! Deliberately absent: moving entries together when a few of each page survive (a general allocator
-//! could not either).
+//! A free slot begins with a byte that no entry begins with, and goes on with the position of the next.
+//!
+//! Invariants: `live` counts the slots in use, `Class` sums over pages; a page that has room is in
+//! `roomy` of its class at `roomy_at`, but for the one that is being emptied; a page without a live slot
+//! is given back, unless it is the only roomy one of its class.
 
 use slab::Slab;
 
 use super::entry::{self, Body, Label};
 
-const PAGE_BYTES: usize = 64 * 1024;
+const PAGE_BYTES: usize = 32 * 1024;
 const UNIT_BYTES: usize = 8;
 const PAGE_UNITS: usize = PAGE_BYTES / UNIT_BYTES;
 /// The longest entry in a shared page, in units.
@@ -39,9 +43,11 @@ const CLASSES: usize = 56;
 const ALONE: u8 = CLASSES as u8;
 /// The class of page numbers that are free.
 const UNUSED: u8 = ALONE + 1;
+/// First byte of a free slot.
+const FREE: u8 = 0xFF;
 /// No further free slot; never the position of one.
 const NONE: u16 = u16::MAX;
-const PAGES_MAX: usize = 1 << 19;
+const PAGES_MAX: usize = 1 << 20;
 
 struct Page {
     bytes: Box<[u8]>,
@@ -54,13 +60,26 @@ struct Page {
     fresh: u16,
     /// Place in the list of its class, while it has room.
     roomy_at: u32,
+    /// It waits in `sparse`.
+    is_reported: bool,
+}
+
+/// The pages of one class.
+#[derive(Default)]
+struct Class {
+    /// Those with room.
+    roomy: Vec<u32>,
+    pages: usize,
+    /// Slots in use.
+    live: usize,
 }
 
 /// See the module.
 pub(super) struct Heap {
     pages: Vec<Page>,
-    roomy: [Vec<u32>; CLASSES],
+    classes: [Class; CLASSES],
     unused: Vec<u32>,
+    sparse: Vec<u32>,
     outside: Slab<Vec<u8>>,
     bytes: usize,
 }
@@ -69,8 +88,9 @@ impl Heap {
     pub(super) fn new() -> Heap {
         Heap {
             pages: Vec::new(),
-            roomy: [const { Vec::new() }; CLASSES],
+            classes: std::array::from_fn(|_| Class::default()),
             unused: Vec::new(),
+            sparse: Vec::new(),
             outside: Slab::new(),
             bytes: 0,
         }
@@ -133,7 +153,7 @@ impl Heap {
             self.pages[page].live = 1;
             return address(page, 0);
         };
-        let number = match self.roomy[usize::from(class)].last() {
+        let number = match self.classes[usize::from(class)].roomy.last() {
             Some(&number) => number as usize,
             None => {
                 let number = self.add_page(class, PAGE_BYTES);
@@ -141,18 +161,13 @@ impl Heap {
                 number
             }
         };
+        self.classes[usize::from(class)].live += 1;
         let page = &mut self.pages[number];
         page.live += 1;
-        let position = page.free;
-        if position == NONE {
-            let position = page.fresh;
-            page.fresh += units_of(class) as u16;
-            self.unlist_when_full(number);
-            return address(number, position);
+        let position = page.take_slot();
+        if !page.has_room() {
+            self.unlist(number);
         }
-        let begin = usize::from(position) * UNIT_BYTES;
-        page.free = u16::from_le_bytes([page.bytes[begin], page.bytes[begin + 1]]);
-        self.unlist_when_full(number);
         address(number, position)
     }
 
@@ -162,20 +177,69 @@ impl Heap {
         if self.pages[number].class == ALONE {
             return self.drop_page(number);
         }
-        let had_room = self.pages[number].has_room();
-        let page = &mut self.pages[number];
-        let begin = position * UNIT_BYTES;
-        page.bytes[begin..begin + 2].copy_from_slice(&page.free.to_le_bytes());
-        page.free = position as u16;
-        page.live -= 1;
-        let (is_empty, class) = (page.live == 0, page.class);
-        if !had_room {
+        if !self.pages[number].has_room() {
             self.list(number);
         }
-        if is_empty && self.roomy[usize::from(class)].len() > 1 {
+        let page = &mut self.pages[number];
+        page.give_slot(position);
+        page.live -= 1;
+        let class = &mut self.classes[usize::from(page.class)];
+        class.live -= 1;
+        if page.live == 0 && class.roomy.len() > 1 {
             self.unlist(number);
             self.drop_page(number);
+        } else if !page.is_reported && is_sparse(page, class) {
+            page.is_reported = true;
+            self.sparse.push(number as u32);
         }
+    }
+
+    /// A page that had better be emptied, if there is one. From now on it gets no new entries, until
+    /// every one of `live` has been moved with [`Heap::relocate`], which gives it back.
+    pub(super) fn take_sparse(&mut self) -> Option<u32> {
+        let number = self.sparse.pop()?;
+        let page = &mut self.pages[number as usize];
+        if !std::mem::take(&mut page.is_reported) || page.live == 0 {
+            return None;
+        }
+        if !is_sparse(page, &self.classes[usize::from(page.class)]) {
+            return None;
+        }
+        self.unlist(number as usize);
+        Some(number)
+    }
+
+    /// The entries of a page.
+    pub(super) fn live(&self, page: u32) -> Vec<u32> {
+        let number = page as usize;
+        let page = &self.pages[number];
+        (0..page.fresh)
+            .step_by(units_of(page.class))
+            .filter(|&position| page.bytes[usize::from(position) * UNIT_BYTES] != FREE)
+            .map(|position| address(number, position))
+            .collect()
+    }
+
+    /// Copies an entry of a page that is being emptied to another page, and says where it lies now.
+    pub(super) fn relocate(&mut self, at: u32) -> u32 {
+        let (number, position) = split(at);
+        let class = self.pages[number].class;
+        let len = units_of(class) * UNIT_BYTES;
+        let begin = position * UNIT_BYTES;
+        let new_at = self.allocate(len);
+        let (new_number, new_position) = split(new_at);
+        let new_begin = new_position * UNIT_BYTES;
+        let [old, new] = self
+            .pages
+            .get_disjoint_mut([number, new_number])
+            .expect("a page that is being emptied gets no entries");
+        new.bytes[new_begin..new_begin + len].copy_from_slice(&old.bytes[begin..begin + len]);
+        old.live -= 1;
+        self.classes[usize::from(class)].live -= 1;
+        if self.pages[number].live == 0 {
+            self.drop_page(number);
+        }
+        new_at
     }
 
     fn add_page(&mut self, class: u8, len: usize) -> usize {
@@ -186,8 +250,12 @@ impl Heap {
             free: NONE,
             fresh: 0,
             roomy_at: 0,
+            is_reported: false,
         };
         self.bytes += len;
+        if class != ALONE {
+            self.classes[usize::from(class)].pages += 1;
+        }
         if let Some(number) = self.unused.pop() {
             self.pages[number as usize] = page;
             return number as usize;
@@ -204,13 +272,17 @@ impl Heap {
         let page = &mut self.pages[number];
         self.bytes -= page.bytes.len();
         page.bytes = Box::default();
+        if page.class != ALONE {
+            self.classes[usize::from(page.class)].pages -= 1;
+        }
         page.class = UNUSED;
+        page.is_reported = false;
         self.unused.push(number as u32);
     }
 
     fn list(&mut self, number: usize) {
         let page = &mut self.pages[number];
-        let list = &mut self.roomy[usize::from(page.class)];
+        let list = &mut self.classes[usize::from(page.class)].roomy;
         page.roomy_at = list.len() as u32;
         list.push(number as u32);
     }
@@ -218,17 +290,11 @@ impl Heap {
     fn unlist(&mut self, number: usize) {
         let page = &self.pages[number];
         let at = page.roomy_at;
-        let list = &mut self.roomy[usize::from(page.class)];
+        let list = &mut self.classes[usize::from(page.class)].roomy;
         let removed = list.swap_remove(at as usize);
         assert_eq!(removed as usize, number, "a roomy page knows its place");
         if let Some(&moved) = list.get(at as usize) {
             self.pages[moved as usize].roomy_at = at;
-        }
-    }
-
-    fn unlist_when_full(&mut self, number: usize) {
-        if !self.pages[number].has_room() {
-            self.unlist(number);
         }
     }
 
@@ -264,7 +330,34 @@ impl Heap {
     }
 }
 
+/// Whether emptying this page would pay, and the others have room for it.
+fn is_sparse(page: &Page, class: &Class) -> bool {
+    let slots = PAGE_UNITS / units_of(page.class);
+    usize::from(page.live) * 8 < slots * 5 && (class.pages - 1) * slots >= class.live
+}
+
 impl Page {
+    /// The position of a slot to use; there is one.
+    fn take_slot(&mut self) -> u16 {
+        let position = self.free;
+        if position == NONE {
+            let position = self.fresh;
+            self.fresh += units_of(self.class) as u16;
+            return position;
+        }
+        let begin = usize::from(position) * UNIT_BYTES;
+        assert_eq!(self.bytes[begin], FREE);
+        self.free = u16::from_le_bytes([self.bytes[begin + 1], self.bytes[begin + 2]]);
+        position
+    }
+
+    fn give_slot(&mut self, position: usize) {
+        let begin = position * UNIT_BYTES;
+        let [low, high] = self.free.to_le_bytes();
+        self.bytes[begin..begin + 3].copy_from_slice(&[FREE, low, high]);
+        self.free = position as u16;
+    }
+
     fn has_room(&self) -> bool {
         self.free != NONE || usize::from(self.fresh) + units_of(self.class) <= PAGE_UNITS
     }

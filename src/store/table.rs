@@ -173,10 +173,15 @@ impl Table {
     ) -> u32 {
         let new_at = heap.rewrite(at, label, key, body);
         if new_at != at {
-            let slot = self.index.find_mut(index_hash(hash), |&old| old == at);
-            *slot.expect("an entry's address is in the index") = new_at;
+            self.repoint(hash, at, new_at);
         }
         new_at
+    }
+
+    /// Notes that an entry lies elsewhere now.
+    pub(super) fn repoint(&mut self, hash: u64, at: u32, new_at: u32) {
+        let slot = self.index.find_mut(index_hash(hash), |&old| old == at);
+        *slot.expect("an entry's address is in the index") = new_at;
     }
 
     /// Removes the entry at `at`.
