@@ -3,27 +3,25 @@
 //! ```text
 //! hash (64 bits): dddd.................................   top `bits` bits -> directory
 //! directory: [0][0][1][2][3][3][3][3]    a table of depth d owns 2^(bits-d) neighbouring cells
-//! pages:     [table 0 .. table 255] [table 256 ..         never moved, so that growth copies nothing
+//! groups:    [table 0 .. table 255] [table 256 ..         never moved, so that growth copies nothing
+//! heap:      the entries of all tables
 //! ```
 //!
 //! A table that is full splits in two by the next bit of the hash; when it has as many bits as the
 //! directory, the directory doubles first. So the longest pause of growth is one table of a few hundred
-//! entries (microseconds) and, once per doubling of everything, a copy of four bytes for each table.
-//! Tables are never merged: an emptied one gives back its arena and keeps about a hundred bytes.
-//!
-//! Positions in a scan are hash prefixes of [`scan::CURSOR_BITS`](super::scan) bits, which no split moves.
+//! addresses (microseconds) and, once per doubling of everything, a copy of four bytes for each table.
+//! Tables are never merged: an emptied one gives back its index and keeps about fifty bytes.
 //!
 //! Invariants: the cells of a table are one aligned run; `totals` is the sum of all tallies.
 
-use super::HashSeed;
-use super::table::{ENTRIES_MAX, Scratch, Table, Tally};
+use super::entry::Head;
+use super::heap::Heap;
+use super::table::{ENTRIES_MAX, Table, Tally, hash_of};
+use super::{Entry, HashSeed};
 
 /// A directory has at most 2^24 cells (64 MiB), for 3.7 thousand million keys; beyond, tables grow.
 const BITS_MAX: u8 = 24;
-const PAGE_TABLES: usize = 256;
-
-/// All tables of a dictionary, by number.
-pub(super) type Pages = Vec<Vec<Table>>;
+const GROUP_TABLES: usize = 256;
 
 /// Where a key belongs: its hash and the number of its table.
 #[derive(Clone, Copy)]
@@ -37,10 +35,10 @@ pub(super) struct Dict {
     seed: HashSeed,
     bits: u8,
     directory: Vec<u32>,
-    pages: Pages,
+    groups: Vec<Vec<Table>>,
     tables: u32,
     totals: Tally,
-    scratch: Scratch,
+    heap: Heap,
 }
 
 impl Dict {
@@ -49,19 +47,18 @@ impl Dict {
             seed,
             bits: 0,
             directory: vec![0],
-            pages: Vec::new(),
+            groups: Vec::new(),
             tables: 0,
             totals: Tally::default(),
-            scratch: Scratch::default(),
+            heap: Heap::new(),
         };
         dict.add_table(Table::new(0));
         dict
     }
 
-    /// Leaves an empty dictionary and hands out what was in it.
-    pub(super) fn take(&mut self) -> Pages {
-        let old = std::mem::replace(self, Dict::new(self.seed));
-        old.pages
+    /// Leaves an empty dictionary and hands out what there was.
+    pub(super) fn take(&mut self) -> Dict {
+        std::mem::replace(self, Dict::new(self.seed))
     }
 
     pub(super) fn seed(&self) -> HashSeed {
@@ -78,8 +75,13 @@ impl Dict {
 
     /// Memory that is allocated, not what is in use of it.
     pub(super) fn bytes(&self) -> usize {
-        let pages = self.pages.len() * PAGE_TABLES * size_of::<Table>();
-        self.totals.bytes + pages + self.directory.capacity() * size_of::<u32>()
+        let tables = self.groups.len() * GROUP_TABLES * size_of::<Table>();
+        let directory = self.directory.capacity() * size_of::<u32>();
+        self.totals.index_bytes + self.heap.bytes() + tables + directory
+    }
+
+    pub(super) fn heap(&self) -> &Heap {
+        &self.heap
     }
 
     pub(super) fn tables(&self) -> u32 {
@@ -112,37 +114,72 @@ impl Dict {
 
     #[inline]
     pub(super) fn table(&self, number: u32) -> &Table {
-        &self.pages[number as usize / PAGE_TABLES][number as usize % PAGE_TABLES]
+        &self.groups[number as usize / GROUP_TABLES][number as usize % GROUP_TABLES]
     }
 
-    /// A table to be changed in a way that its tally does not show (access times).
-    #[inline]
-    pub(super) fn table_mut(&mut self, number: u32) -> &mut Table {
-        &mut self.pages[number as usize / PAGE_TABLES][number as usize % PAGE_TABLES]
-    }
-
-    /// Finds the entry of a key.
+    /// The address of a key's entry.
     #[inline]
     pub(super) fn find(&self, place: Place, key: &[u8]) -> Option<u32> {
-        self.table(place.table).find(place.hash, key)
+        self.table(place.table).find(place.hash, key, &self.heap)
     }
 
-    /// Changes a table; afterwards sums, holes and sizes are right again and offsets are stale.
     #[inline]
-    pub(super) fn change<R>(&mut self, place: Place, change: impl FnOnce(&mut Table) -> R) -> R {
-        let seed = self.seed;
-        let table =
-            &mut self.pages[place.table as usize / PAGE_TABLES][place.table as usize % PAGE_TABLES];
+    pub(super) fn entry(&self, at: u32) -> Entry<'_> {
+        let bytes = self.heap.get(at);
+        let head = Head::read(bytes);
+        Entry {
+            value: match head.outside() {
+                None => head.inline(bytes),
+                Some(place) => self.heap.outside(place),
+            },
+            expire_at_ms: head.expiry(bytes),
+            encoding: head.encoding(),
+        }
+    }
+
+    pub(super) fn key(&self, at: u32) -> &[u8] {
+        let bytes = self.heap.get(at);
+        Head::read(bytes).key(bytes)
+    }
+
+    pub(super) fn expiry(&self, at: u32) -> Option<u64> {
+        let bytes = self.heap.get(at);
+        Head::read(bytes).expiry(bytes)
+    }
+
+    /// An entry's bytes, to note an access.
+    #[inline]
+    pub(super) fn bytes_mut(&mut self, at: u32) -> &mut [u8] {
+        self.heap.get_mut(at)
+    }
+
+    /// Changes a table and, afterwards, the sums and what in the heap is due. All addresses are stale then.
+    #[inline]
+    pub(super) fn change<R>(
+        &mut self,
+        place: Place,
+        change: impl FnOnce(&mut Table, &mut Heap) -> R,
+    ) -> R {
+        let number = place.table as usize;
+        let table = &mut self.groups[number / GROUP_TABLES][number % GROUP_TABLES];
         let before = table.tally();
-        let result = change(table);
-        table.tidy(&mut self.scratch, seed);
-        let after = table.tally();
-        let is_overlong = table.is_overlong();
-        self.account(before, after);
-        if is_overlong {
-            self.split_overlong(place);
+        let result = change(table, &mut self.heap);
+        self.totals.move_by(before, table.tally());
+        if let Some(page) = self.heap.take_sparse() {
+            self.empty(page);
         }
         result
+    }
+
+    /// Moves the entries of a sparse page to others.
+    fn empty(&mut self, page: u32) {
+        for at in self.heap.live(page) {
+            let hash = hash_of(at, &self.heap, self.seed);
+            let number = self.place_of_hash(hash).table as usize;
+            let new_at = self.heap.relocate(at);
+            let table = &mut self.groups[number / GROUP_TABLES][number % GROUP_TABLES];
+            table.repoint(hash, at, new_at);
+        }
     }
 
     /// Where to insert a key that is not there: splits its table when that is full.
@@ -151,12 +188,6 @@ impl Dict {
             place.table = self.directory[self.cell(place.hash)];
         }
         place
-    }
-
-    fn split_overlong(&mut self, mut place: Place) {
-        while self.table(place.table).is_overlong() && self.split(place) {
-            place.table = self.directory[self.cell(place.hash)];
-        }
     }
 
     /// Splits the table at `place`; false when the directory is as deep as it may become.
@@ -168,14 +199,12 @@ impl Dict {
         if depth == self.bits {
             self.double();
         }
-        let seed = self.seed;
-        let table =
-            &mut self.pages[place.table as usize / PAGE_TABLES][place.table as usize % PAGE_TABLES];
+        let number = place.table as usize;
+        let table = &mut self.groups[number / GROUP_TABLES][number % GROUP_TABLES];
         let before = table.tally();
-        let upper = table.split(&mut self.scratch, seed);
-        let (after, upper_tally) = (table.tally(), upper.tally());
-        self.account(before, after);
-        self.account(Tally::default(), upper_tally);
+        let upper = table.split(&self.heap, self.seed);
+        self.totals.move_by(before, table.tally());
+        self.totals.move_by(Tally::default(), upper.tally());
         let number = self.add_table(upper);
         let run = 1usize << (self.bits - depth);
         let first = self.cell(place.hash) & !(run - 1);
@@ -198,23 +227,24 @@ impl Dict {
 
     fn add_table(&mut self, table: Table) -> u32 {
         if self
-            .pages
+            .groups
             .last()
-            .is_none_or(|page| page.len() == PAGE_TABLES)
+            .is_none_or(|group| group.len() == GROUP_TABLES)
         {
-            self.pages.push(Vec::with_capacity(PAGE_TABLES));
+            self.groups.push(Vec::with_capacity(GROUP_TABLES));
         }
-        let page = self.pages.last_mut().expect("just pushed");
-        page.push(table);
+        let group = self.groups.last_mut().expect("just pushed");
+        group.push(table);
         self.tables += 1;
         self.tables - 1
     }
+}
 
+impl Tally {
     #[inline]
-    fn account(&mut self, before: Tally, after: Tally) {
-        let totals = &mut self.totals;
-        totals.keys = totals.keys + after.keys - before.keys;
-        totals.expiring = totals.expiring + after.expiring - before.expiring;
-        totals.bytes = totals.bytes + after.bytes - before.bytes;
+    fn move_by(&mut self, before: Tally, after: Tally) {
+        self.keys = self.keys + after.keys - before.keys;
+        self.expiring = self.expiring + after.expiring - before.expiring;
+        self.index_bytes = self.index_bytes + after.index_bytes - before.index_bytes;
     }
 }

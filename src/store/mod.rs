@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! Store::apply(op, at) ── visit: one key, found once ── read / write ── reply
-//!                          └─ dict: directory over small tables ── table: index + arena ── entry: bytes
+//!                          └─ dict: directory over small tables ── table: index ── heap: entries
 //! ```
 //!
 //! - [`Store::apply`] is the only way to change it: the same operations at the same times in the same
 //!   order give the same state and the same replies on every replica. No clock and no random number is
 //!   read here. (Access times are no state: reads are not replicated.)
 //! - A key is hashed once an operation. Reading and overwriting allocate nothing.
-//! - No call takes long: see [`dict`] for growth, [`table`] for compaction, [`scan`] for walks. The
+//! - No call takes long: see [`dict`] for growth, [`heap`] for memory, [`scan`] for walks. The
 //!   exceptions are operations on huge values, which take the time of their bytes.
 //! - Expired keys are absent for every reader from their millisecond on; they are removed when an
 //!   operation meets them and by [`Store::sweep`].
@@ -20,6 +20,7 @@ mod bitfield;
 mod bits;
 mod dict;
 mod entry;
+mod heap;
 mod read;
 mod scan;
 mod table;
@@ -32,7 +33,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::command::op::{Effect, Encoding, Op};
 use crate::wire::reply::Reply;
-use dict::{Dict, Pages};
+use dict::Dict;
 use scan::is_expired;
 use visit::Visit;
 
@@ -68,7 +69,7 @@ pub struct Entry<'a> {
 }
 
 /// What a cleared store held: freeing it takes long, do it on another thread.
-pub struct Dropped(#[expect(dead_code, reason = "is only there to be dropped")] Pages);
+pub struct Dropped(#[expect(dead_code, reason = "is only there to be dropped")] Dict);
 
 impl Store {
     /// An empty store.
@@ -92,8 +93,7 @@ impl Store {
     /// What is stored under `key`, if it has not expired. Is no access.
     pub fn lookup(&self, key: &[u8], at_ms: u64) -> Option<Entry<'_>> {
         let place = self.dict.place(key);
-        let offset = self.dict.find(place, key)?;
-        let entry = self.dict.table(place.table).entry(offset);
+        let entry = self.dict.entry(self.dict.find(place, key)?);
         (!is_expired(entry.expire_at_ms, at_ms)).then_some(entry)
     }
 
@@ -127,10 +127,10 @@ impl Store {
     /// Tells about every key that has not expired.
     pub fn for_each(&self, at_ms: u64, f: &mut dyn FnMut(&[u8], Entry<'_>)) {
         for table in (0..self.dict.tables()).map(|number| self.dict.table(number)) {
-            for offset in table.offsets() {
-                let entry = table.entry(offset);
+            for at in table.addresses() {
+                let entry = self.dict.entry(at);
                 if !is_expired(entry.expire_at_ms, at_ms) {
-                    f(table.key(offset), entry);
+                    f(self.dict.key(at), entry);
                 }
             }
         }

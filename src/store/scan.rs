@@ -6,7 +6,7 @@
 //! kept for a scan.
 
 use super::dict::{Dict, Place};
-use super::table::Table;
+use super::table::{Table, hash_of};
 
 /// Bits of a scan cursor; `0..2^38`.
 pub(super) const CURSOR_BITS: u32 = 38;
@@ -34,7 +34,7 @@ impl Dict {
             let begin = cursor >> span << span;
             let end = begin + (1 << span);
             if cursor == begin && table.len() <= left {
-                emit(table, table.offsets(), at_ms, found);
+                self.emit(table.addresses(), at_ms, found);
                 left -= table.len();
                 cursor = end;
             } else {
@@ -60,10 +60,10 @@ impl Dict {
         at_ms: u64,
         found: &mut dyn FnMut(&[u8]),
     ) -> u64 {
-        let position = |offset| self.seed().hash(table.key(offset)) >> (64 - CURSOR_BITS);
+        let position = |at| hash_of(at, self.heap(), self.seed()) >> (64 - CURSOR_BITS);
         let mut ahead: Vec<(u64, u32)> = table
-            .offsets()
-            .map(|offset| (position(offset), offset))
+            .addresses()
+            .map(|at| (position(at), at))
             .filter(|&(position, _)| position >= cursor)
             .collect();
         ahead.sort_unstable();
@@ -72,17 +72,20 @@ impl Dict {
         while take > 0 && take < ahead.len() && ahead[take].0 == ahead[take - 1].0 {
             take += 1;
         }
-        emit(
-            table,
-            ahead[..take].iter().map(|&(_, offset)| offset),
-            at_ms,
-            found,
-        );
+        self.emit(ahead[..take].iter().map(|&(_, at)| at), at_ms, found);
         *left = left.saturating_sub(take);
         if take == ahead.len() {
             end
         } else {
             ahead[take - 1].0 + 1
+        }
+    }
+
+    fn emit(&self, addresses: impl Iterator<Item = u32>, at_ms: u64, found: &mut dyn FnMut(&[u8])) {
+        for at in addresses {
+            if !is_expired(self.expiry(at), at_ms) {
+                found(self.key(at));
+            }
         }
     }
 
@@ -98,9 +101,12 @@ impl Dict {
             .find_map(|table| {
                 // The low bits choose the entry: the high ones chose the table.
                 let skip = (random & 0xFFFF_FFFF) as usize % table.len();
-                let alive = |offset: &u32| !is_expired(table.expiry(*offset), at_ms);
-                let mut turned = table.offsets().skip(skip).chain(table.offsets().take(skip));
-                turned.find(alive).map(|offset| table.key(offset))
+                let alive = |at: &u32| !is_expired(self.expiry(*at), at_ms);
+                let mut turned = table
+                    .addresses()
+                    .skip(skip)
+                    .chain(table.addresses().take(skip));
+                turned.find(alive).map(|at| self.key(at))
             })
     }
 
@@ -129,25 +135,12 @@ impl Dict {
                     hash: 0,
                     table: next,
                 };
-                gone += self.change(place, |table| table.sweep(at_ms, removed));
+                gone += self.change(place, |table, heap| table.sweep(at_ms, heap, removed));
                 swept += 1;
             }
             next += 1;
         }
         (gone, next)
-    }
-}
-
-fn emit(
-    table: &Table,
-    offsets: impl Iterator<Item = u32>,
-    at_ms: u64,
-    found: &mut dyn FnMut(&[u8]),
-) {
-    for offset in offsets {
-        if !is_expired(table.expiry(offset), at_ms) {
-            found(table.key(offset));
-        }
     }
 }
 

@@ -4,12 +4,13 @@
 //! that operations only know keys that are there and keys that are not. The visit keeps the books: which
 //! events happened, whether anything changed, when the key was last used.
 //!
-//! Invariant: `offset` is good; whatever may move entries sets it anew or ends the visit (takes `self`).
+//! Invariant: `at` is good; whatever may move entries sets it anew or ends the visit (takes `self`).
 
 use super::Entry;
 use super::dict::{Dict, Place};
+use super::entry::{self, Head};
 use super::scan::is_expired;
-use super::table::{Item, Table};
+use super::table::Item;
 use crate::command::op::{Effect, Encoding, Event};
 
 /// See the module.
@@ -17,7 +18,7 @@ pub(super) struct Visit<'d, 'k> {
     dict: &'d mut Dict,
     key: &'k [u8],
     place: Place,
-    offset: Option<u32>,
+    at: Option<u32>,
     pub(super) at_ms: u64,
     pub(super) effect: Effect,
 }
@@ -26,12 +27,12 @@ impl<'d, 'k> Visit<'d, 'k> {
     #[inline]
     pub(super) fn new(dict: &'d mut Dict, key: &'k [u8], at_ms: u64) -> Self {
         let place = dict.place(key);
-        let offset = dict.find(place, key);
+        let at = dict.find(place, key);
         let mut visit = Visit {
             dict,
             key,
             place,
-            offset,
+            at,
             at_ms,
             effect: Effect::default(),
         };
@@ -45,18 +46,14 @@ impl<'d, 'k> Visit<'d, 'k> {
     }
 
     pub(super) fn exists(&self) -> bool {
-        self.offset.is_some()
+        self.at.is_some()
     }
 
     /// What is stored.
     #[inline]
     pub(super) fn entry(&self) -> Option<Entry<'_>> {
-        let offset = self.offset?;
-        Some(self.table().entry(offset))
-    }
-
-    fn table(&self) -> &Table {
-        self.dict.table(self.place.table)
+        let at = self.at?;
+        Some(self.dict.entry(at))
     }
 
     /// The second, modulo 2^24, as access times count it.
@@ -68,20 +65,28 @@ impl<'d, 'k> Visit<'d, 'k> {
     #[inline]
     pub(super) fn touch(&mut self) {
         let second = self.second();
-        if let Some(offset) = self.offset {
-            self.dict.table_mut(self.place.table).touch(offset, second);
+        if let Some(at) = self.at {
+            entry::write_access(self.dict.bytes_mut(at), second);
         }
     }
 
     /// Seconds since the last access, and the time of that access.
     pub(super) fn idle(&self) -> Option<(u32, u32)> {
-        let access = self.table().access(self.offset?);
+        let bytes = self.dict.heap().get(self.at?);
+        let access = Head::read(bytes).access(bytes);
         Some((self.second().wrapping_sub(access) & 0xFF_FFFF, access))
     }
 
     /// Bytes that the key takes.
     pub(super) fn bytes(&self) -> Option<usize> {
-        Some(self.table().entry_bytes(self.offset?))
+        let at = self.at?;
+        let bytes = self.dict.heap().get(at);
+        let outside = match Head::read(bytes).outside() {
+            None => 0,
+            Some(place) => self.dict.heap().outside(place).capacity() + size_of::<Vec<u8>>(),
+        };
+        let table = self.dict.table(self.place.table);
+        Some(self.dict.heap().slot_bytes(at) + outside + table.index_bytes_per_key())
     }
 
     /// Stores a value, adding the key when it is not there.
@@ -107,18 +112,20 @@ impl<'d, 'k> Visit<'d, 'k> {
     #[inline]
     fn store(&mut self, item: &Item<'_>) {
         let seed = self.dict.seed();
-        match self.offset {
-            Some(offset) => {
+        match self.at {
+            Some(at) => {
                 let hash = self.place.hash;
-                self.dict
-                    .change(self.place, |table| table.replace(hash, offset, item));
+                self.dict.change(self.place, |table, heap| {
+                    table.replace(hash, at, item, heap)
+                });
             }
             None => {
                 self.effect.add(Event::New);
                 self.place = self.dict.make_room(self.place);
                 let hash = self.place.hash;
-                self.dict
-                    .change(self.place, |table| table.insert(hash, item, seed));
+                self.dict.change(self.place, |table, heap| {
+                    table.insert(hash, item, heap, seed)
+                });
             }
         }
     }
@@ -127,7 +134,7 @@ impl<'d, 'k> Visit<'d, 'k> {
     /// not there; whether that lengthened it is told, too. The encoding becomes raw.
     pub(super) fn edit<R>(&mut self, len: usize, change: impl FnOnce(&mut [u8], bool) -> R) -> R {
         let access = self.second();
-        if self.offset.is_none() {
+        if self.at.is_none() {
             self.store(&Item {
                 key: self.key,
                 value: &[],
@@ -135,27 +142,26 @@ impl<'d, 'k> Visit<'d, 'k> {
                 encoding: Encoding::Raw,
                 access,
             });
-            self.place = self.dict.place_of_hash(self.place.hash);
-            self.offset = self.dict.find(self.place, self.key);
+            self.at = self.dict.find(self.place, self.key);
         }
-        let offset = self.offset.expect("the key is there or was just added");
-        let (hash, table) = (self.place.hash, self.dict.table(self.place.table));
-        let grows = table.value(offset).len() < len;
+        let at = self.at.expect("the key is there or was just added");
+        let hash = self.place.hash;
+        let grows = self.dict.entry(at).value.len() < len;
         self.effect.modified |= grows;
-        let result = self.dict.change(self.place, |table| {
-            table.touch(offset, access);
-            change(table.edit(hash, offset, len), grows)
+        let result = self.dict.change(self.place, |table, heap| {
+            entry::write_access(heap.get_mut(at), access);
+            change(table.edit(hash, at, len, heap), grows)
         });
-        self.offset = None;
+        self.at = None;
         result
     }
 
     /// Sets or removes the expiry of the key, which must be there.
     pub(super) fn set_expiry(mut self, expire_at_ms: Option<u64>) -> Effect {
-        let offset = self.offset.expect("only a key that is there has an expiry");
+        let at = self.at.expect("only a key that is there has an expiry");
         let hash = self.place.hash;
-        self.dict.change(self.place, |table| {
-            table.set_expiry(hash, offset, expire_at_ms);
+        self.dict.change(self.place, |table, heap| {
+            table.set_expiry(hash, at, expire_at_ms, heap);
         });
         self.effect.modified = true;
         self.effect
@@ -168,10 +174,10 @@ impl<'d, 'k> Visit<'d, 'k> {
     }
 
     fn take_out(&mut self, event: Event) {
-        if let Some(offset) = self.offset.take() {
+        if let Some(at) = self.at.take() {
             let hash = self.place.hash;
             self.dict
-                .change(self.place, |table| table.remove(hash, offset));
+                .change(self.place, |table, heap| table.remove(hash, at, heap));
             self.effect.add(event);
             self.effect.modified = true;
         }

@@ -1,0 +1,172 @@
+//! Measurements of the store, printed, not judged: they take gigabytes and a quiet machine.
+//!
+//! `cargo test --release --test store_measure -- --ignored --nocapture --test-threads 1`
+
+use std::time::{Duration, Instant};
+
+use marline::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
+use marline::store::{HashSeed, Store};
+use marline::wire::reply::{Dialect, Reply};
+
+const KEYS: u64 = 10_000_000;
+const SHARDS: u64 = 16;
+const NOW_MS: u64 = 1_700_000_000_000;
+
+fn set(value: &[u8]) -> Action<'_> {
+    Action::Set(Set {
+        value,
+        expiry: SetExpiry::Clear,
+        condition: None,
+        answer: SetAnswer::Ok,
+    })
+}
+
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .expect("VmRSS");
+    let kib: usize = line
+        .split_whitespace()
+        .nth(1)
+        .expect("a figure")
+        .parse()
+        .expect("a number");
+    kib * 1024
+}
+
+/// Sixteen stores, addressed by a part of the number so that picking one costs next to nothing.
+struct Stores(Vec<Store>);
+
+impl Stores {
+    fn new() -> Stores {
+        let store = |shard| Store::new(HashSeed(0x5EED, shard));
+        Stores((0..SHARDS).map(store).collect())
+    }
+
+    fn apply(&mut self, number: u64, action: Action<'_>, out: &mut Vec<u8>) {
+        let key = *b"key:000000000000";
+        let mut key = key;
+        let mut left = number;
+        for digit in key[4..].iter_mut().rev() {
+            *digit = b'0' + (left % 10) as u8;
+            left /= 10;
+        }
+        out.clear();
+        let op = Op { key: &key, action };
+        let store = &mut self.0[(number % SHARDS) as usize];
+        store.apply(&op, NOW_MS, &mut Reply::new(out, Dialect::Resp2));
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.iter().map(Store::memory_bytes).sum()
+    }
+}
+
+/// Nanoseconds an operation, over numbers in random order.
+fn timed(stores: &mut Stores, name: &str, numbers: &[u64], action: &Action<'_>) {
+    let mut out = Vec::with_capacity(4096);
+    let begin = Instant::now();
+    for &number in numbers {
+        stores.apply(number, action.clone(), &mut out);
+    }
+    let ns = begin.elapsed().as_nanos() as f64 / numbers.len() as f64;
+    println!("{name}: {ns:.0} ns");
+}
+
+#[test]
+#[ignore = "takes gigabytes and seconds; prints figures"]
+fn ten_million_keys() {
+    let mut stores = Stores::new();
+    let before = resident_bytes();
+    let mut out = Vec::with_capacity(4096);
+    let value = [b'v'; 32];
+    let mut longest = [Duration::ZERO; 8];
+    let begin = Instant::now();
+    for number in 1..=KEYS {
+        let call = Instant::now();
+        stores.apply(number, set(&value), &mut out);
+        let took = call.elapsed();
+        if took > longest[0] {
+            longest[0] = took;
+            longest.sort();
+        }
+        if number.is_multiple_of(1_000_000) || [600_000, 800_000].contains(&number) {
+            let resident = resident_bytes() - before;
+            let (rss, own) = (
+                resident as f64 / number as f64,
+                stores.bytes() as f64 / number as f64,
+            );
+            println!("{number} keys: {rss:.1} bytes resident, {own:.1} by our account");
+        }
+    }
+    let ns = begin.elapsed().as_nanos() / u128::from(KEYS);
+    println!("insert: {ns} ns with the clock read; longest calls {longest:?}");
+
+    let mut random = fastrand::Rng::with_seed(7);
+    let few: Vec<u64> = (0..10_000_000)
+        .map(|_| 1 + random.u64(..20_000) * 16)
+        .collect();
+    let all: Vec<u64> = (0..10_000_000).map(|_| random.u64(1..=KEYS)).collect();
+    timed(&mut stores, "GET, 20,000 keys of 10 M", &few, &Action::Get);
+    timed(&mut stores, "SET, 20,000 keys of 10 M", &few, &set(&value));
+    timed(&mut stores, "GET, all keys", &all, &Action::Get);
+    timed(&mut stores, "SET, all keys", &all, &set(&value));
+    timed(
+        &mut stores,
+        "SET 40 bytes, all keys",
+        &all,
+        &set(&[b'w'; 40]),
+    );
+    timed(
+        &mut stores,
+        "SET 33 bytes, all keys",
+        &all,
+        &set(&[b'w'; 33]),
+    );
+    timed(
+        &mut stores,
+        "SET 41 bytes, all keys",
+        &all,
+        &set(&[b'w'; 41]),
+    );
+    let resident = (resident_bytes() - before) as f64 / KEYS as f64;
+    let own = stores.bytes() as f64 / KEYS as f64;
+    println!("after overwriting: {resident:.1} bytes resident, {own:.1} by our account");
+    let (mut calls, mut told, begin) = (0, 0, Instant::now());
+    let mut cursor = 0;
+    loop {
+        cursor = stores.0[0].scan(cursor, 10, NOW_MS, &mut |_| told += 1);
+        calls += 1;
+        if cursor == 0 {
+            break;
+        }
+    }
+    let ns = begin.elapsed().as_nanos() / calls;
+    println!("SCAN COUNT 10: {ns} ns a call, {calls} calls for {told} keys");
+}
+
+#[test]
+#[ignore = "takes gigabytes and seconds; prints figures"]
+fn one_large_store() {
+    let mut store = Store::new(HashSeed(1, 2));
+    let mut out = Vec::with_capacity(4096);
+    let mut longest = (Duration::ZERO, 0);
+    for number in 0..40_000_000u64 {
+        let key = number.to_le_bytes();
+        out.clear();
+        let op = Op {
+            key: &key,
+            action: set(b"value"),
+        };
+        let begin = Instant::now();
+        store.apply(&op, NOW_MS, &mut Reply::new(&mut out, Dialect::Resp2));
+        let took = begin.elapsed();
+        if took > Duration::from_micros(300) {
+            println!("at {number} keys a call took {took:?}");
+        }
+        longest = longest.max((took, number));
+    }
+    println!("longest call of 40 M inserts: {longest:?}");
+}
