@@ -242,7 +242,7 @@ pub fn refused_connections_hear_why<S: Stage>() {
 
 pub fn a_limit_counts_per_address_and_forgets_the_gone<S: Stage>() {
     let mut play = Play::<S>::new();
-    let factory = Limit::new(*Probes::boxed(echo()), 100, 2, b"full");
+    let factory = Limit::new(*Probes::boxed(echo()), 3, 2, b"full");
     let addr = play
         .server
         .listen(&ListenOptions::new(ANY), Box::new(factory))
