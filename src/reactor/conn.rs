@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A slot dies at once but is freed only in the closing phase at the end of a turn. An idle connection costs one slot
-//! (below 200 bytes, checked by a test) and whatever its protocol keeps.
+//! (below 200 bytes, which a test checks) and whatever its protocol keeps.
 
 use std::net::SocketAddr;
 

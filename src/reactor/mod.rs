@@ -75,7 +75,7 @@
 //! - `core`, `conn`, `output`: the state. `port`, `connector`, `input`, `flush`, `close`: the phases.
 //!
 //! Deliberately absent: a global reactor (there may be many, one per test), `Deferred`s and futures, UDP, processes,
-//! signals (a thread that waits for them uses [`Remote`](remote::Remote)), and TLS.
+//! signals (a thread that waits for them uses [`Remote`]), and TLS.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,5 +1,7 @@
 //! Bytes: their order, their pace, and who waits for whom.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use marline::reactor::limits::{Limits, ListenOptions, OutputLimits};
@@ -191,6 +193,44 @@ pub fn a_loud_connection_does_not_silence_the_others<S: Stage>() {
         3 * flood.len() + 5,
         "and nothing of the flood was lost"
     );
+    let most = play.server.app().turn_bytes_max;
+    assert!(most <= 2_500, "{most} bytes in one turn");
+}
+
+pub fn the_loud_take_turns<S: Stage>() {
+    let limits = Limits {
+        read_bytes_per_connection: 50,
+        read_bytes_per_turn: 100,
+        ..Limits::default()
+    };
+    let mut play = Play::<S>::with_limits(limits);
+    let order = Rc::new(RefCell::new(Vec::new()));
+    let seen = Rc::clone(&order);
+    let addr = play.listen(Acts::default().data(move |cx, _| seen.borrow_mut().push(cx.net.id())));
+    for _ in 0..3 {
+        play.connect(addr, Acts::default());
+    }
+    play.until("three are connected", |play| {
+        play.server.app().conns.len() == 3 && play.client.app().conns.len() == 3
+    });
+    play.client.with(|cx| {
+        for id in cx.app.conns.clone() {
+            cx.net.write_to(id, &pattern(250));
+        }
+    });
+    // All of it waits before the server looks.
+    play.client_alone();
+    play.until("all was read", |play| play.server.app().data.len() == 750);
+    let order = order.borrow();
+    assert_eq!(order.len(), 15);
+    for round in order.chunks(3) {
+        assert!(
+            round[0] != round[1] && round[1] != round[2] && round[0] != round[2],
+            "{order:?}"
+        );
+    }
+    play.client.with(|cx| cx.net.stop_now());
+    play.until_empty();
 }
 
 pub fn a_turn_writes_once_and_after_the_commit<S: Stage>() {
@@ -199,12 +239,20 @@ pub fn a_turn_writes_once_and_after_the_commit<S: Stage>() {
         for _ in 0..100 {
             cx.net.write(b"0123456789");
         }
-        cx.app.lines.push(format!("commits {}", cx.app.commits));
+        let id = cx.net.id();
+        cx.app.at_commit = Some(Rc::new(move |cx| {
+            assert_eq!(
+                cx.net.out_len_of(id),
+                1000,
+                "nothing is sent before the commit"
+            );
+            cx.net.write_to(id, b"!");
+        }));
         assert_eq!(cx.net.out_len(), 1000);
     }));
     play.connect(addr, Acts::default().made(|cx| cx.net.write(b"x")));
     play.until("the answer is there", |play| {
-        play.client.app().data.len() == 1000
+        play.client.app().data.len() == 1001
     });
     let stats = play.server.with(|cx| *cx.net.stats());
     if !S::ROUGH {

@@ -26,6 +26,11 @@ pub struct Log {
     pub failed: Vec<(Reason, u32)>,
     pub commits: u64,
     pub retry: Option<Duration>,
+    /// What the next commit does.
+    pub at_commit: Option<Act>,
+    /// The most bytes that came between two commits.
+    pub turn_bytes_max: usize,
+    committed_bytes: usize,
     depth: u32,
 }
 
@@ -35,6 +40,14 @@ impl App for Log {
     fn commit(cx: &mut Cx<'_, Self>) {
         assert_eq!(cx.net.id(), ConnId::NONE);
         cx.app.commits += 1;
+        cx.app.turn_bytes_max = cx
+            .app
+            .turn_bytes_max
+            .max(cx.app.data.len() - cx.app.committed_bytes);
+        cx.app.committed_bytes = cx.app.data.len();
+        if let Some(act) = cx.app.at_commit.take() {
+            act(cx);
+        }
     }
 }
 
@@ -257,6 +270,8 @@ pub trait Stage: Sized {
     fn backend(&self) -> Self::B;
     /// Time may move, to `wake` at most; false: nothing will ever happen any more.
     fn round(&self, wake: Option<Nanos>) -> bool;
+    /// Time passes while nobody takes a turn.
+    fn idle(&self, time: Duration);
     /// How long a turn may wait.
     fn patience(&self) -> Option<Duration>;
     /// Lets lookups of `name` find `addr`, if they would not by themselves.
@@ -278,6 +293,9 @@ impl Stage for Kernel {
     }
     fn round(&self, _: Option<Nanos>) -> bool {
         true
+    }
+    fn idle(&self, time: Duration) {
+        std::thread::sleep(time);
     }
     fn patience(&self) -> Option<Duration> {
         Some(Duration::from_micros(500))
@@ -305,6 +323,9 @@ impl<const ROUGH_: bool> Stage for Sim<ROUGH_> {
     }
     fn round(&self, wake: Option<Nanos>) -> bool {
         self.0.advance(wake)
+    }
+    fn idle(&self, time: Duration) {
+        self.0.pass(time);
     }
     fn patience(&self) -> Option<Duration> {
         None
@@ -384,6 +405,14 @@ impl<S: Stage> Play<S> {
                 "at rest before {what}: server {server:?} client {client:?}"
             );
             assert!(self.now() < end, "too long before {what}");
+        }
+    }
+
+    /// Lets the client do what it has to do while the server does not look.
+    pub fn client_alone(&mut self) {
+        for _ in 0..20 {
+            self.client.turn(Some(Duration::ZERO)).expect("a turn");
+            self.stage.idle(Duration::from_millis(5));
         }
     }
 

@@ -36,6 +36,7 @@ on_every_stage! {
         too_much_output_ends_the_connection
         paused_reading_loses_nothing
         a_loud_connection_does_not_silence_the_others
+        the_loud_take_turns
         a_turn_writes_once_and_after_the_commit
         a_large_buffer_changes_hands
         a_throttle_slows_its_connection;

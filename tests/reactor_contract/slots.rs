@@ -174,12 +174,7 @@ pub fn whom_one_turn_does_not_accept_the_next_one_does<S: Stage>() {
         play.connect(addr, Acts::default());
     }
     // All of them wait before the server looks.
-    for _ in 0..50 {
-        let wake = play.client.next_wake();
-        play.stage.round(wake);
-        let wait = play.stage.patience();
-        play.client.turn(wait).unwrap();
-    }
+    play.client_alone();
     let turns = play.server.with(|cx| cx.net.stats().turns);
     play.until("all are accepted", |play| {
         let accepted = play.server.app().conns.len() as u64;
@@ -247,7 +242,7 @@ pub fn refused_connections_hear_why<S: Stage>() {
 
 pub fn a_limit_counts_per_address_and_forgets_the_gone<S: Stage>() {
     let mut play = Play::<S>::new();
-    let factory = Limit::new(*Probes::boxed(echo()), 100, 2, b"full");
+    let factory = Limit::new(*Probes::boxed(echo()), 3, 2, b"full");
     let addr = play
         .server
         .listen(&ListenOptions::new(ANY), Box::new(factory))
