@@ -1,1 +1,160 @@
-fn main() {}
+//! The `marline` binary: its first argument says which role it plays.
+//!
+//! ```text
+//! marline [node] [options]     a node
+//! marline cli [options] …      the client tool
+//! ```
+//!
+//! Exit codes of a node: 0 stopped as asked, 1 could not go on, 2 wrong usage, 78 wrong configuration.
+
+use std::process::exit;
+
+use marline::config::Options;
+use marline::config::values::{self, Values};
+use marline::node::{self, Node};
+use marline::reactor::mio_backend::MioBackend;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+const EXIT_FAILURE: i32 = 1;
+const EXIT_USAGE: i32 = 2;
+const EXIT_CONFIG: i32 = 78;
+
+/// Threads for what must not hold up the loop.
+const POOL_THREADS: usize = 2;
+
+fn main() {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        Some("cli") => exit(marline::cli::run(args.split_off(1))),
+        Some("node") => run_node(&args.split_off(1)),
+        Some(word) if !word.starts_with('-') => {
+            eprintln!(
+                "marline: there is no role '{word}'; try marline node, marline cli or marline --help"
+            );
+            exit(EXIT_USAGE);
+        }
+        _ => run_node(&args),
+    }
+}
+
+fn run_node(args: &[String]) {
+    let flags = values::flags();
+    let matches = flags.parse(args).unwrap_or_else(|fault| {
+        eprintln!("marline: {fault}; try marline --help");
+        exit(EXIT_USAGE);
+    });
+    if matches.opt_present("help") {
+        print!(
+            "{}",
+            flags
+                .usage("Usage: marline [node] [options]\n       marline cli [options] [command …]")
+        );
+        exit(0);
+    }
+    if matches.opt_present("version") {
+        println!("marline {}", env!("CARGO_PKG_VERSION"));
+        exit(0);
+    }
+    if let Some(word) = matches.free.first() {
+        eprintln!("marline: nothing is called '{word}' here; try marline --help");
+        exit(EXIT_USAGE);
+    }
+    let (values, options) = configuration(&matches);
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("MARLINE_LOG", "info"))
+        .format_target(false)
+        .init();
+    serve(values, options);
+}
+
+/// The configuration, or the end with the place of what is wrong in it.
+fn configuration(matches: &getopts::Matches) -> (Values, Options) {
+    let variables: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let read =
+        |path: &str| std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+    let wrong = |text: String| -> ! {
+        eprintln!("marline: {text}");
+        exit(EXIT_CONFIG);
+    };
+    let values = values::gather(matches, &variables, read)
+        .unwrap_or_else(|invalid| wrong(invalid.to_string()));
+    let options =
+        Options::read(&values).unwrap_or_else(|(name, reason)| wrong(format!("{name}: {reason}")));
+    if matches.opt_present("print-config") {
+        for (setting, value, origin) in values.iter() {
+            println!(
+                "{:<28} {:<14} # {origin}",
+                setting.name,
+                if value.is_empty() { "\"\"" } else { value }
+            );
+        }
+        exit(0);
+    }
+    if matches.opt_present("check-config") {
+        println!("the configuration is whole");
+        exit(0);
+    }
+    (values, options)
+}
+
+fn serve(values: Values, options: Options) {
+    let seed = options
+        .seed
+        .or_else(|| getrandom::u64().ok())
+        .unwrap_or_else(|| {
+            eprintln!("marline: the kernel gives no random numbers; say --seed NUMBER");
+            exit(EXIT_FAILURE);
+        });
+    let address = options.address;
+    let started = MioBackend::with_threads(POOL_THREADS, seed)
+        .and_then(|backend| node::start(backend, Node::new(values, options, seed)));
+    let (mut reactor, address) = started.unwrap_or_else(|error| {
+        eprintln!("marline: cannot listen on {address}: {error}");
+        exit(EXIT_FAILURE);
+    });
+    stop_on_signals(&reactor);
+    log::info!(
+        "marline {} listens on {address} (seed {seed}); try: nc {} {}",
+        env!("CARGO_PKG_VERSION"),
+        address.ip(),
+        address.port()
+    );
+    if let Err(error) = reactor.run() {
+        eprintln!("marline: {error}");
+        exit(EXIT_FAILURE);
+    }
+    log::info!("stopped");
+    // The process ends here: giving ten million keys back to the allocator one by one helps nobody.
+    exit(0);
+}
+
+/// The first SIGTERM or SIGINT stops the node in order, a second one at once.
+fn stop_on_signals(reactor: &marline::reactor::Reactor<MioBackend, Node>) {
+    let remote = reactor.remote();
+    let mut signals = match Signals::new([SIGTERM, SIGINT]) {
+        Ok(signals) => signals,
+        Err(error) => {
+            log::warn!("signals end the node without order: {error}");
+            return;
+        }
+    };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "waiting for signals is all this thread does"
+    )]
+    std::thread::spawn(move || {
+        let mut asked = false;
+        for _ in signals.forever() {
+            if std::mem::replace(&mut asked, true) {
+                log::warn!("stopped at once by a second signal");
+                exit(0);
+            }
+            log::info!(
+                "stopping: no new clients, replies are sent out; a second signal stops at once"
+            );
+            remote.call(|cx| cx.net.stop());
+        }
+    });
+}

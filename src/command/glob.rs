@@ -119,8 +119,6 @@ mod tests {
 
     #[test]
     fn no_pattern_takes_for_ever() {
-        let pattern = b"*a".repeat(200);
-        assert!(!matches(&pattern, &[b'a'; 100_000][..]) || pattern.len() > 100_000);
         assert!(!matches(
             &[b"*a".repeat(50), b"b".to_vec()].concat(),
             &[b'a'; 50_000]

@@ -16,16 +16,58 @@ use crate::config;
 use crate::wire::number;
 use crate::wire::request::Args;
 
-/// Why arguments mean nothing: the text of an error reply, with its code.
-pub type Fault = Cow<'static, str>;
+/// Why arguments mean nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// The text of an error reply, with its code.
+    pub text: Cow<'static, [u8]>,
+    /// What to answer instead when there is no such key: of some commands Redis judges some arguments
+    /// only after it has found the key.
+    pub without_key: Option<WithoutKey>,
+}
+
+/// The answer of a command without a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutKey {
+    /// Nil.
+    Nil,
+    /// A number.
+    Int(i64),
+}
+
 type Parsed<T> = Result<T, Fault>;
 
+const fn fault(text: &'static str) -> Fault {
+    Fault {
+        text: Cow::Borrowed(text.as_bytes()),
+        without_key: None,
+    }
+}
+
+impl From<Vec<u8>> for Fault {
+    fn from(text: Vec<u8>) -> Self {
+        Fault {
+            text: Cow::Owned(text),
+            without_key: None,
+        }
+    }
+}
+
+impl Fault {
+    fn or_without_key(self, answer: WithoutKey) -> Fault {
+        Fault {
+            without_key: Some(answer),
+            ..self
+        }
+    }
+}
+
 /// Redis's text for what does not follow a command's syntax.
-pub const SYNTAX: Fault = Cow::Borrowed("ERR syntax error");
+pub const SYNTAX: Fault = fault("ERR syntax error");
 /// Redis's text for what should be an integer.
-pub const NOT_INTEGER: Fault = Cow::Borrowed("ERR value is not an integer or out of range");
-const BIT_OFFSET: Fault = Cow::Borrowed("ERR bit offset is not an integer or out of range");
-const KEY_TOO_LONG: Fault = Cow::Borrowed("ERR key is longer than 65536 bytes");
+pub const NOT_INTEGER: Fault = fault("ERR value is not an integer or out of range");
+const BIT_OFFSET: Fault = fault("ERR bit offset is not an integer or out of range");
+const KEY_TOO_LONG: Fault = fault("ERR key is longer than 65536 bytes");
 const _: () = assert!(config::KEY_BYTES_MAX == 65_536);
 
 /// Parses the data command of `row`, whose arity `args` fulfil. `at_ms` is the command's time.
@@ -168,8 +210,15 @@ pub fn is(word: &[u8], keyword: &str) -> bool {
     word.eq_ignore_ascii_case(keyword.as_bytes())
 }
 
+/// What Redis repeats of a client's bytes in an error: they are C strings there, which end at a NUL.
+pub fn as_c_string(bytes: &[u8]) -> &[u8] {
+    &bytes[..memchr::memchr(0, bytes).unwrap_or(bytes.len())]
+}
+
 fn invalid_expire(name: &str) -> Fault {
-    Cow::Owned(format!("ERR invalid expire time in '{name}' command"))
+    format!("ERR invalid expire time in '{name}' command")
+        .into_bytes()
+        .into()
 }
 
 /// `count` units from `base_ms`, as an absolute time that must be positive.
@@ -278,19 +327,15 @@ fn get_ex<'a>(args: Args<'a>, at_ms: u64) -> Parsed<Action<'a>> {
         }
     }
     if let Some((count, unit_ms, relative)) = timed {
-        expiry = GetExExpiry::At(time(
-            count,
-            unit_ms,
-            if relative { at_ms } else { 0 },
-            "getex",
-        )?);
+        let at = time(count, unit_ms, if relative { at_ms } else { 0 }, "getex");
+        expiry = GetExExpiry::At(at.map_err(|fault| fault.or_without_key(WithoutKey::Nil))?);
     }
     Ok(Action::GetEx { expiry })
 }
 
 fn set_range(args: Args<'_>) -> Parsed<Action<'_>> {
-    let offset = u64::try_from(integer(args.at(2))?)
-        .map_err(|_| Cow::Borrowed("ERR offset is out of range"))?;
+    let offset =
+        u64::try_from(integer(args.at(2))?).map_err(|_| fault("ERR offset is out of range"))?;
     Ok(Action::SetRange {
         offset,
         value: args.at(3),
@@ -307,7 +352,7 @@ fn get_range(args: Args<'_>) -> Parsed<Action<'_>> {
 fn decr_by(args: Args<'_>) -> Parsed<Action<'_>> {
     let delta = integer(args.at(2))?
         .checked_neg()
-        .ok_or(Cow::Borrowed("ERR decrement would overflow"))?;
+        .ok_or(fault("ERR decrement would overflow"))?;
     Ok(Action::IncrBy { delta })
 }
 
@@ -323,7 +368,7 @@ fn set_bit(args: Args<'_>) -> Parsed<Action<'_>> {
     let bit = match args.at(3) {
         b"0" => false,
         b"1" => true,
-        _ => return Err(Cow::Borrowed("ERR bit is not an integer or out of range")),
+        _ => return Err(fault("ERR bit is not an integer or out of range")),
     };
     Ok(Action::SetBit { offset, bit })
 }
@@ -338,44 +383,52 @@ fn unit(word: Option<&[u8]>) -> Parsed<Unit> {
 }
 
 fn bit_count(args: Args<'_>) -> Parsed<Action<'_>> {
-    let range = match args.len() {
-        2 => None,
+    let range = count_range(args).map_err(|fault| fault.or_without_key(WithoutKey::Int(0)))?;
+    Ok(Action::BitCount { range })
+}
+
+fn count_range(args: Args<'_>) -> Parsed<Option<Range>> {
+    match args.len() {
+        2 => Ok(None),
         4 | 5 => {
             let (start, end) = (integer(args.at(2))?, integer(args.at(3))?);
-            Some(Range {
-                start,
-                end,
-                unit: unit(args.get(4))?,
-            })
+            // Redis answers 0 for such a range before it looks at the unit.
+            let empty = start < 0 && end < 0 && start > end;
+            let unit = if empty { Unit::Byte } else { unit(args.get(4))? };
+            Ok(Some(Range { start, end, unit }))
         }
-        _ => return Err(SYNTAX),
-    };
-    Ok(Action::BitCount { range })
+        _ => Err(SYNTAX),
+    }
 }
 
 fn bit_pos(args: Args<'_>) -> Parsed<Action<'_>> {
     let bit = match integer(args.at(2))? {
         0 => false,
         1 => true,
-        _ => return Err(Cow::Borrowed("ERR The bit argument must be 1 or 0.")),
+        _ => return Err(fault("ERR The bit argument must be 1 or 0.")),
     };
-    let range = match args.len() {
-        3 => BitPosRange::All,
-        4 => BitPosRange::From {
+    let without_key = WithoutKey::Int(if bit { -1 } else { 0 });
+    let range = pos_range(args).map_err(|fault| fault.or_without_key(without_key))?;
+    Ok(Action::BitPos { bit, range })
+}
+
+fn pos_range(args: Args<'_>) -> Parsed<BitPosRange> {
+    match args.len() {
+        3 => Ok(BitPosRange::All),
+        4 => Ok(BitPosRange::From {
             start: integer(args.at(3))?,
-        },
+        }),
         5 | 6 => {
             let start = integer(args.at(3))?;
             let unit = unit(args.get(5))?;
-            BitPosRange::Closed(Range {
+            Ok(BitPosRange::Closed(Range {
                 start,
                 end: integer(args.at(4))?,
                 unit,
-            })
+            }))
         }
-        _ => return Err(SYNTAX),
-    };
-    Ok(Action::BitPos { bit, range })
+        _ => Err(SYNTAX),
+    }
 }
 
 fn bit_field(args: Args<'_>, read_only: bool) -> Parsed<Action<'_>> {
@@ -422,9 +475,7 @@ fn bit_field(args: Args<'_>, read_only: bool) -> Parsed<Action<'_>> {
         words = words.skip(taken);
     }
     match read_only && writes {
-        true => Err(Cow::Borrowed(
-            "ERR BITFIELD_RO only supports the GET subcommand",
-        )),
+        true => Err(fault("ERR BITFIELD_RO only supports the GET subcommand")),
         false => Ok(Action::BitField { ops }),
     }
 }
@@ -434,13 +485,13 @@ fn overflow_named(word: &[u8]) -> Parsed<Overflow> {
         () if is(word, "WRAP") => Ok(Overflow::Wrap),
         () if is(word, "SAT") => Ok(Overflow::Saturate),
         () if is(word, "FAIL") => Ok(Overflow::Fail),
-        () => Err(Cow::Borrowed("ERR Invalid OVERFLOW type specified")),
+        () => Err(fault("ERR Invalid OVERFLOW type specified")),
     }
 }
 
 /// `i16`, `u8` …: whether signed, and the width in bits.
 fn field_type(text: &[u8]) -> Parsed<(bool, u8)> {
-    let invalid = Cow::Borrowed(
+    let invalid = fault(
         "ERR Invalid bitfield type. Use something like i16 u8. Note that u64 is not supported but i64 is.",
     );
     let (signed, digits) = match text {
@@ -484,20 +535,20 @@ fn expire_condition(words: Args<'_>) -> Parsed<Option<ExpireCondition>> {
             () if is(word, "GT") => gt = true,
             () if is(word, "LT") => lt = true,
             () => {
-                return Err(
-                    format!("ERR Unsupported option {}", String::from_utf8_lossy(word)).into(),
-                );
+                return Err([b"ERR Unsupported option ", as_c_string(word)]
+                    .concat()
+                    .into());
             }
         }
     }
     if nx && (xx || gt || lt) {
-        return Err(Cow::Borrowed(
+        return Err(fault(
             "ERR NX and XX, GT or LT options at the same time are not compatible",
         ));
     }
     Ok(match (nx, xx, gt, lt) {
         (_, _, true, true) => {
-            return Err(Cow::Borrowed(
+            return Err(fault(
                 "ERR GT and LT options at the same time are not compatible",
             ));
         }
@@ -530,7 +581,8 @@ fn many_set(verb: Verb, args: Args<'_>) -> Parsed<Many<'_>> {
         } else {
             "mset"
         };
-        return Err(format!("ERR wrong number of arguments for '{name}' command").into());
+        let text = format!("ERR wrong number of arguments for '{name}' command");
+        return Err(text.into_bytes().into());
     }
     Ok(Many::Set {
         pairs: args.skip(1),
@@ -547,7 +599,7 @@ fn copy(args: Args<'_>) -> Parsed<Many<'_>> {
         } else if is(word, "DB") {
             match integer(options.next().ok_or(SYNTAX)?)? {
                 0 => {}
-                _ => return Err(Cow::Borrowed("ERR DB index is out of range")),
+                _ => return Err(fault("ERR DB index is out of range")),
             }
         } else {
             return Err(SYNTAX);
@@ -555,9 +607,7 @@ fn copy(args: Args<'_>) -> Parsed<Many<'_>> {
     }
     let (from, to) = (args.at(1), args.at(2));
     match from == to {
-        true => Err(Cow::Borrowed(
-            "ERR source and destination objects are the same",
-        )),
+        true => Err(fault("ERR source and destination objects are the same")),
         false => Ok(Many::Copy { from, to, replace }),
     }
 }
@@ -573,7 +623,7 @@ fn bit_op(args: Args<'_>) -> Parsed<Many<'_>> {
     };
     let sources = args.skip(3);
     match operator == BitOperator::Not && sources.len() != 1 {
-        true => Err(Cow::Borrowed(
+        true => Err(fault(
             "ERR BITOP NOT must be called with a single source key.",
         )),
         false => Ok(Many::BitOp {
@@ -600,7 +650,7 @@ fn lcs(args: Args<'_>) -> Parsed<Many<'_>> {
     }
     let answer = match (len, idx) {
         (true, true) => {
-            return Err(Cow::Borrowed(
+            return Err(fault(
                 "ERR If you want both the length and indexes, please just use IDX.",
             ));
         }
@@ -615,7 +665,7 @@ fn lcs(args: Args<'_>) -> Parsed<Many<'_>> {
 }
 
 fn scan(args: Args<'_>) -> Parsed<Many<'_>> {
-    let cursor = number::parse_u64(args.at(1)).ok_or(Cow::Borrowed("ERR invalid cursor"))?;
+    let cursor = number::parse_u64(args.at(1)).ok_or(fault("ERR invalid cursor"))?;
     let (mut pattern, mut count, mut only_strings) = (None, 10, true);
     let mut options = args.skip(2).iter();
     while let (Some(word), Some(value)) = (options.next(), options.next()) {

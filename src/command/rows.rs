@@ -307,7 +307,7 @@ pub static ROWS: [Row; 143] = [
     Row { verb: Verb::CommandDocs, name: "command|docs", arity: -2, flags: flag::LOADING, keys: Keys::NONE, group: Group::Connection, since: "7.0.0",
         syntax: "[command-name [command-name ...]]",
         summary: "Commands with syntax and purpose." },
-    Row { verb: Verb::CommandGetkeys, name: "command|getkeys", arity: -3, flags: flag::LOADING, keys: Keys::NONE, group: Group::Connection, since: "2.8.13",
+    Row { verb: Verb::CommandGetkeys, name: "command|getkeys", arity: -4, flags: flag::LOADING, keys: Keys::NONE, group: Group::Connection, since: "2.8.13",
         syntax: "command [arg [arg ...]]",
         summary: "Which arguments of a command are keys." },
     Row { verb: Verb::CommandHelp, name: "command|help", arity: 2, flags: flag::LOADING, keys: Keys::NONE, group: Group::Connection, since: "5.0.0",

@@ -1,1 +1,298 @@
-//! (to come)
+//! A node: where sessions, keys and time meet.
+//!
+//! [`Node`] is the state that all sessions of a reactor share; it does no I/O and reads no clock. The
+//! rooms, in the order in which a `SET k v` visits them:
+//!
+//! - [`session`]: bytes -> requests -> replies, in order, for one connection.
+//! - [`dispatch`]: one request: may it run, run it, account for it.
+//! - [`keyspace`]: the shards, and commands over several keys.
+//!
+//! Around them: [`client`] (the record of a connection), [`turn`] (what a command is run with),
+//! [`transaction`], [`pubsub`], [`notify`]; and what people look at: [`clients`], [`info`], [`stats`],
+//! [`slowlog`], [`latency`], [`monitor`], [`settings`], [`catalogue`], [`help`], [`server`], [`process`].
+//!
+//! Time: every command is stamped with [`Node::at_ms`], which never runs backwards, whatever the wall
+//! clock does. Keys past their time are absent at once and removed by [`housekeeping`] soon.
+
+pub mod catalogue;
+pub mod client;
+pub mod clients;
+pub mod connection;
+pub mod dispatch;
+pub mod help;
+pub mod info;
+pub mod keyspace;
+pub mod latency;
+pub mod lcs;
+pub mod monitor;
+pub mod notify;
+pub mod process;
+pub mod pubsub;
+pub mod server;
+pub mod session;
+pub mod settings;
+pub mod slowlog;
+pub mod stats;
+pub mod transaction;
+pub mod turn;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::config::Options;
+use crate::config::values::Values;
+use crate::reactor::Reactor;
+use crate::reactor::app::{App, Cx};
+use crate::reactor::backend::Backend;
+use crate::reactor::id::ConnId;
+use crate::reactor::limits::{Limits, ListenOptions};
+use crate::reactor::net::Net;
+use crate::reactor::stats::Stats as ReactorStats;
+use crate::reactor::timer::Nanos;
+use crate::store::HashSeed;
+use crate::wire::reply::{Dialect, Reply};
+use crate::wire::request::Parser;
+
+use client::Clients;
+use keyspace::{Keyspace, Touched};
+use latency::Latency;
+use notify::Notify;
+use pubsub::PubSub;
+use session::{Message, Sessions};
+use slowlog::Slowlog;
+use stats::{Meter, Stats};
+use transaction::Watches;
+use turn::Turn;
+
+/// The Redis version whose commands and replies these are; libraries look at it.
+pub const REDIS_VERSION: &str = "7.0.15";
+
+/// How often the node looks after itself.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// Small tables that one round of housekeeping looks through for keys past their time.
+const SWEEP_TABLES_MAX: usize = 2_000;
+
+/// A CLIENT PAUSE in force.
+#[derive(Debug, Clone, Copy)]
+pub struct Pause {
+    /// When it ends.
+    pub until: Nanos,
+    /// Whether it holds back reads too.
+    pub all: bool,
+}
+
+/// Buffers that every batch uses and none owns.
+#[derive(Default)]
+struct Scratch {
+    replies: Vec<u8>,
+    parser: Parser,
+}
+
+/// The state of a node.
+pub struct Node {
+    keyspace: Keyspace,
+    clients: Clients,
+    pubsub: PubSub,
+    watches: Watches,
+    notify: Notify,
+    touched: Touched,
+    monitors: Vec<ConnId>,
+    pause: Option<Pause>,
+    /// Sessions that the pause holds back.
+    held: Vec<ConnId>,
+    stats: Stats,
+    /// The reactor's counters at the last CONFIG RESETSTAT.
+    stats_base: ReactorStats,
+    meter: Meter,
+    slowlog: Slowlog,
+    latency: Latency,
+    values: Values,
+    options: Options,
+    scratch: Scratch,
+    at_ms: u64,
+    started: Nanos,
+    started_ms: u64,
+    run_id: String,
+    seed: u64,
+}
+
+impl App for Node {
+    type Message = Message;
+}
+
+impl Node {
+    /// A node without keys; `seed` decides everything random about it.
+    pub fn new(values: Values, options: Options, seed: u64) -> Node {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let hash_seed = HashSeed(random.u64(..), random.u64(..));
+        let run_id = (0..40)
+            .map(|_| char::from_digit(random.u32(..16), 16).unwrap_or('0'))
+            .collect();
+        let mut node = Node {
+            keyspace: Keyspace::new(options.shards, hash_seed),
+            clients: Clients::default(),
+            pubsub: PubSub::default(),
+            watches: Watches::default(),
+            notify: Notify::default(),
+            touched: Touched::default(),
+            monitors: Vec::new(),
+            pause: None,
+            held: Vec::new(),
+            stats: Stats::default(),
+            stats_base: ReactorStats::default(),
+            meter: Meter::default(),
+            slowlog: Slowlog::default(),
+            latency: Latency::default(),
+            values: values.clone(),
+            options: options.clone(),
+            scratch: Scratch::default(),
+            at_ms: 0,
+            started: 0,
+            started_ms: 0,
+            run_id,
+            seed,
+        };
+        node.adopt(values, options);
+        node
+    }
+
+    /// Takes over options that were read together.
+    fn adopt(&mut self, values: Values, options: Options) {
+        self.notify = Notify::parse(&options.notify);
+        self.meter.each = options.slowlog_threshold_us.is_some_and(|us| us < 1_000)
+            || options.latency_threshold_ms.is_some();
+        self.values = values;
+        self.options = options;
+        self.update_recording();
+    }
+
+    /// Moves the node's time to `wall_ms`, unless that lies behind.
+    fn stamp(&mut self, wall_ms: u64) {
+        self.at_ms = self.at_ms.max(wall_ms);
+    }
+
+    /// Changes to keys are recorded only while somebody wants to know.
+    fn update_recording(&mut self) {
+        self.touched.recording = self.notify.is_on() || !self.watches.is_empty();
+    }
+
+    fn end_pause(&mut self, net: &mut Net<'_, Node>) {
+        self.pause = None;
+        self.held
+            .drain(..)
+            .for_each(|conn| net.post(conn, Message::Resume));
+    }
+
+    /// Removes every trace of a client whose connection is gone.
+    fn forget(&mut self, conn: ConnId) {
+        let Some(client) = self.clients.remove(conn) else {
+            return;
+        };
+        if let Some(subscriptions) = &client.subscriptions {
+            self.pubsub.forget(subscriptions, conn);
+        }
+        if !client.watched.is_empty() {
+            self.watches.forget(&client.watched, conn);
+            self.update_recording();
+        }
+        if client.monitor {
+            self.monitors.retain(|&monitor| monitor != conn);
+        }
+        self.held.retain(|&held| held != conn);
+    }
+}
+
+/// Starts a node on `backend`; says which address it listens on.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub fn start<B: Backend>(backend: B, node: Node) -> io::Result<(Reactor<B, Node>, SocketAddr)> {
+    let options = node.options.clone();
+    let limits = Limits {
+        connections_max: options.clients_max + 64,
+        drain_ms: options.drain.as_millis() as u64,
+        ..Limits::default()
+    };
+    let mut reactor = Reactor::new(backend, node, limits);
+    let listen = ListenOptions {
+        addr: options.address,
+        backlog: options.backlog,
+        keepalive_secs: options.keepalive.map_or(0, |time| time.as_secs()),
+    };
+    let (_, address) = reactor.listen(&listen, Box::new(Sessions))?;
+    reactor.with(|cx| {
+        cx.app.options.address = address;
+        cx.app.started = cx.net.now();
+        cx.app.started_ms = cx.net.wall_ms();
+        cx.app.stamp(cx.net.wall_ms());
+        cx.net.call_later(HOUSEKEEPING, housekeeping);
+    });
+    Ok((reactor, address))
+}
+
+/// Every 100 ms: keys past their time, memory left behind, samples for INFO.
+fn housekeeping(cx: &mut Cx<'_, Node>) {
+    cx.net.call_later(HOUSEKEEPING, housekeeping);
+    cx.app.stamp(cx.net.wall_ms());
+    let at_ms = cx.app.at_ms;
+    cx.app
+        .keyspace
+        .sweep(at_ms, SWEEP_TABLES_MAX, &mut cx.app.touched);
+    if cx.app.touched.recording {
+        tell_swept(cx);
+    }
+    let dropped = cx.app.keyspace.take_dropped();
+    if !dropped.is_empty() {
+        cx.net.defer_to_thread(move || drop(dropped), |_, ()| {});
+    }
+    sample(cx);
+}
+
+/// Tells watchers and listeners of keys that were swept; no client is asking, so no reply is written.
+fn tell_swept(cx: &mut Cx<'_, Node>) {
+    let mut unread = Vec::new();
+    let mut turn = Turn {
+        node: cx.app,
+        net: &mut cx.net,
+        reply: Reply::new(&mut unread, Dialect::Resp2),
+        me: ConnId::NONE,
+        in_transaction: false,
+    };
+    dispatch::tell_touched(&mut turn);
+}
+
+fn sample(cx: &mut Cx<'_, Node>) {
+    let per_second = 1_000 / HOUSEKEEPING.as_millis() as u64;
+    let reactor = *cx.net.stats();
+    let (used, at_ms) = (cx.app.keyspace.memory_bytes(), cx.app.at_ms);
+    let stats = &mut cx.app.stats;
+    // An exponential mean over about 1.6 s, as steady as Redis's mean of 16 samples.
+    let smooth = |mean: u64, now: u64| (mean * 15 + now * per_second) / 16;
+    stats.commands_per_second = smooth(
+        stats.commands_per_second,
+        stats.commands.saturating_sub(stats.commands_sampled),
+    );
+    stats.commands_sampled = stats.commands;
+    stats.bytes_per_second = (
+        smooth(
+            stats.bytes_per_second.0,
+            reactor.bytes_read.saturating_sub(stats.bytes_sampled.0),
+        ),
+        smooth(
+            stats.bytes_per_second.1,
+            reactor.bytes_written.saturating_sub(stats.bytes_sampled.1),
+        ),
+    );
+    stats.bytes_sampled = (reactor.bytes_read, reactor.bytes_written);
+    stats.memory_peak = stats.memory_peak.max(used);
+    let turn_ms = reactor.turn_ns_last / 1_000_000;
+    if cx
+        .app
+        .options
+        .latency_threshold_ms
+        .is_some_and(|threshold| turn_ms >= threshold)
+    {
+        cx.app.latency.record("turn", at_ms / 1000, turn_ms);
+    }
+}

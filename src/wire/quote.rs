@@ -44,12 +44,11 @@ pub fn split_line(
     }
 }
 
-/// Appends the argument that begins at `at` to `text` and returns where it ended. A NUL outside quotes
-/// ends the line, as it does for Redis, whose lines are C strings.
+/// Appends the argument that begins at `at` to `text` and returns where it ended.
 fn take_argument(line: &[u8], mut at: usize, text: &mut Vec<u8>) -> Result<usize, Unbalanced> {
     loop {
         match line.get(at).copied() {
-            None | Some(0) => return Ok(line.len()),
+            None => return Ok(at),
             Some(byte) if is_blank(byte) => return Ok(at),
             Some(b'"') => at = take_double_quoted(line, at + 1, text)?,
             Some(b'\'') => at = take_single_quoted(line, at + 1, text)?,
@@ -137,9 +136,9 @@ fn is_bare(value: &[u8]) -> bool {
 }
 
 /// Appends `value` so that [`split_line`] reads it back as one argument: bare when that is
-/// unambiguous, else in double quotes. Negative integers are bare too when `number` says so.
+/// unambiguous, else in double quotes.
 pub fn quoted(value: &[u8], out: &mut Vec<u8>) {
-    if is_bare(value) || super::number::parse_i64(value).is_some() {
+    if is_bare(value) {
         out.extend_from_slice(value);
     } else {
         double_quoted(value, out);

@@ -96,6 +96,17 @@ impl<'o> Reply<'o> {
         self.out.is_empty()
     }
 
+    /// What was written after the first `len` bytes.
+    pub fn written_from(&self, len: usize) -> &[u8] {
+        self.out.get(len..).unwrap_or_default()
+    }
+
+    /// Lets `take` have what was written so far; it leaves an empty buffer.
+    pub fn hand_over(&mut self, take: impl FnOnce(&mut Vec<u8>)) {
+        debug_assert!(self.is_complete());
+        take(self.out);
+    }
+
     /// Forgets everything after the first `len` bytes: the answer of a client that asked for silence.
     pub fn truncate(&mut self, len: usize) {
         debug_assert!(self.is_complete());

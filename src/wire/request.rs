@@ -65,6 +65,14 @@ pub enum Progress {
         /// Length of the nothing in bytes.
         consumed: usize,
     },
+    /// A telnet's own words (RFC 854), as it says them after Ctrl-C; `refusal` is the answer, empty when
+    /// none is due. A telnet that asked for a timing mark hides everything until it is answered (RFC 860).
+    Telnet {
+        /// Length of the words in bytes.
+        consumed: usize,
+        /// What to answer: WONT to DO TIMING-MARK; other wishes may be left unanswered.
+        refusal: &'static [u8],
+    },
     /// More bytes are needed.
     Incomplete,
 }
@@ -312,6 +320,7 @@ impl Parser {
                     self.is_unquoted = false;
                 }
                 [0x16, 0x03, ..] => return Err(Violation::Tls),
+                [IAC, ..] => return Ok(telnet(bytes)),
                 _ => self.state = State::Inline { scanned: 0 },
             }
         }
@@ -369,7 +378,7 @@ impl Parser {
     }
 
     fn split(&mut self, line: &[u8]) -> Result<(), Violation> {
-        self.is_unquoted = memchr::memchr3(b'"', b'\'', 0, line).is_some();
+        self.is_unquoted = memchr::memchr2(b'"', b'\'', line).is_some();
         if self.is_unquoted {
             return quote::split_line(line, &mut self.unquoted, &mut self.ranges)
                 .map_err(|quote::Unbalanced| Violation::UnbalancedQuotes);
@@ -447,6 +456,33 @@ impl Parser {
     }
 }
 
+/// "Interpret as command": the byte that begins telnet's own words. No command begins with it.
+const IAC: u8 = 255;
+
+/// What a telnet says of itself at the beginning of `bytes`.
+fn telnet(bytes: &[u8]) -> Progress {
+    const WILL: u8 = 251;
+    const DO: u8 = 253;
+    const DONT: u8 = 254;
+    const TIMING_MARK: u8 = 6;
+    match *bytes {
+        [_, WILL..=DONT, ..] if bytes.len() < 3 => Progress::Incomplete,
+        [_, DO, TIMING_MARK, ..] => Progress::Telnet {
+            consumed: 3,
+            refusal: b"\xff\xfc\x06",
+        },
+        [_, WILL..=DONT, ..] => Progress::Telnet {
+            consumed: 3,
+            refusal: b"",
+        },
+        [_, _, ..] => Progress::Telnet {
+            consumed: 2,
+            refusal: b"",
+        },
+        _ => Progress::Incomplete,
+    }
+}
+
 /// The number after the `$` at `at` and where its line ends.
 fn length(bytes: &[u8], at: usize, limits: &Limits) -> Result<Option<(usize, usize)>, Violation> {
     // Nearly every length has one or two digits: judged without a search.
@@ -516,7 +552,9 @@ mod tests {
             loop {
                 match parser.next(&input[start..end], &LIMITS, true) {
                     Ok(Progress::Incomplete) => break,
-                    Ok(Progress::Nothing { consumed }) => start += consumed,
+                    Ok(Progress::Nothing { consumed } | Progress::Telnet { consumed, .. }) => {
+                        start += consumed
+                    }
                     Ok(Progress::Request { consumed }) => {
                         let args = parser.args(&input[start..end]);
                         found.push(Ok(args.iter().map(<[u8]>::to_vec).collect()));
@@ -600,6 +638,27 @@ mod tests {
         assert_eq!(
             parser.next(b"*1\r\n$16385\r\n", &Limits::UNAUTHENTICATED, false),
             Err(Violation::UnauthenticatedLength)
+        );
+    }
+
+    #[test]
+    fn the_words_of_a_telnet_are_no_commands() {
+        let ctrl_c = b"\xff\xf4\xff\xfd\x06PING\r\n";
+        for piece in 1..=ctrl_c.len() {
+            assert_eq!(
+                requests(ctrl_c, piece),
+                [command(&[b"PING"])],
+                "in pieces of {piece}"
+            );
+        }
+        let refusal = b"\xff\xfc\x06".as_slice();
+        let next = Parser::default().next(&ctrl_c[2..], &LIMITS, false);
+        assert_eq!(
+            next,
+            Ok(Progress::Telnet {
+                consumed: 3,
+                refusal
+            })
         );
     }
 

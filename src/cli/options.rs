@@ -1,0 +1,304 @@
+//! The command line of `marline cli`: from arguments and environment to [`Options`].
+//!
+//! Options end at the first word that is none: everything from there on belongs to the command, so
+//! `marline cli incrby k -5` needs no quoting. No option takes a secret; a password comes from a file.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use getopts::{Matches, ParsingStyle};
+
+use crate::wire::number::{parse_i64, parse_u64};
+
+const DEFAULT_HOST: &str = "127.0.0.1";
+const DEFAULT_PORT: u16 = 8001;
+/// An interval or a patience beyond a year is a slip of the finger.
+const SECONDS_MAX: f64 = 366.0 * 86_400.0;
+
+const BRIEF: &str = "\
+Usage: marline cli [options] [command [argument ...]]
+
+Sends commands to a node. With a command: sends it, prints the reply, exits. Without one: a shell
+with history, completion and hints; or, when stdin is no terminal, every line of stdin in order.";
+
+const NOTES: &str = "
+Output: on a terminal formatted for reading, like \"value\", (integer) 1, (nil). Elsewhere plain: one
+line for each element; `get` alone writes the exact bytes of the value and no newline, so that
+`marline cli get k > file` is a copy. --raw and --no-raw choose one of the two. With --json every
+reply is one JSON value a line, errors and nil included. Error replies go to stderr.
+
+Last argument from stdin: -x, or a lone - in its place:  marline cli set photo - < photo.jpg
+
+Exit codes: 0 ok · 1 error reply · 2 usage · 3 nil reply (prints nothing) · 4 cannot connect, or
+connection lost. Lines from stdin and --pipe: 1 when any reply was an error.
+
+Environment: MARLINE_HOST, MARLINE_PORT, MARLINE_PASSWORD_FILE.
+
+Examples:
+  marline cli set greeting \"hello world\"
+  x=$(marline cli get greeting) || echo \"no such key\"
+  printf 'set a 1\\nincr a\\n' | marline cli
+  marline cli --pipe < commands.txt
+  marline cli -r 10 -i 1 info stats
+";
+
+/// What was asked for.
+#[derive(Debug)]
+pub(super) enum Parsed {
+    /// This text on stdout.
+    Help(String),
+    /// To talk to a node.
+    Run(Box<Options>),
+}
+
+/// Everything that the command line and the environment say.
+#[derive(Debug)]
+pub(super) struct Options {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) user: Option<String>,
+    pub(super) password_file: Option<PathBuf>,
+    pub(super) mode: Mode,
+    /// `None`: as fits stdout.
+    pub(super) raw: Option<bool>,
+    pub(super) json: bool,
+    /// How long to wait for the connection and for each reply; `None`: the defaults of each.
+    pub(super) timeout: Option<Duration>,
+}
+
+impl fmt::Display for Options {
+    /// The address of the node, as it is typed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// The ways to run.
+#[derive(Debug)]
+pub(super) enum Mode {
+    /// One command from the arguments.
+    Once(Once),
+    /// stdin, as fast as it goes.
+    Pipe,
+    /// The shell, or the lines of stdin.
+    Session,
+}
+
+/// One command and how often.
+#[derive(Debug)]
+pub(super) struct Once {
+    pub(super) args: Vec<String>,
+    /// stdin is the last argument.
+    pub(super) stdin_last: bool,
+    /// `None`: until interrupted.
+    pub(super) times: Option<u64>,
+    pub(super) interval: Duration,
+}
+
+/// Reads the arguments after `marline cli`; `environment` looks a variable up.
+///
+/// # Errors
+/// A text for stderr.
+pub(super) fn parse(
+    args: &[String],
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Parsed, String> {
+    let grammar = grammar();
+    let matches = grammar.parse(args).map_err(|error| error.to_string())?;
+    if matches.opt_present("help") {
+        return Ok(Parsed::Help(grammar.usage(BRIEF) + NOTES));
+    }
+    let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
+    let port = match matches.opt_str("p").or_else(|| environment("MARLINE_PORT")) {
+        None => DEFAULT_PORT,
+        Some(text) => port(&text)?,
+    };
+    let raw = match (matches.opt_present("raw"), matches.opt_present("no-raw")) {
+        (true, true) => return Err("--raw and --no-raw exclude each other".to_owned()),
+        (false, false) => None,
+        (raw, _) => Some(raw),
+    };
+    let options = Options {
+        host: matches
+            .opt_str("h")
+            .or_else(|| environment("MARLINE_HOST"))
+            .unwrap_or_else(|| DEFAULT_HOST.to_owned()),
+        port,
+        user: matches.opt_str("user"),
+        password_file: matches
+            .opt_str("pass-file")
+            .or_else(|| environment("MARLINE_PASSWORD_FILE"))
+            .map(PathBuf::from),
+        mode: mode(&matches)?,
+        raw,
+        json: matches.opt_present("json"),
+        timeout: seconds(&matches, "timeout")?,
+    };
+    check(&options)?;
+    Ok(Parsed::Run(Box::new(options)))
+}
+
+fn grammar() -> getopts::Options {
+    let mut grammar = getopts::Options::new();
+    grammar
+        .parsing_style(ParsingStyle::StopAtFirstFree)
+        .optopt("h", "host", "node to talk to (default 127.0.0.1)", "HOST")
+        .optopt("p", "port", "its port (default 8001)", "PORT")
+        .optopt("", "user", "user to authenticate as", "NAME")
+        .optopt("", "pass-file", "file that holds the password", "FILE")
+        .optflag("", "pipe", "send stdin as it is, count the replies")
+        .optflag("", "json", "replies as JSON, one value a line")
+        .optflag("", "raw", "plain output, also on a terminal")
+        .optflag("", "no-raw", "formatted output, also elsewhere")
+        .optflag("x", "", "take the last argument from stdin")
+        .optopt("", "timeout", "give up after so many seconds", "SECONDS")
+        .optopt("r", "", "run the command N times (-1: forever)", "N")
+        .optopt("i", "", "wait between the runs of -r", "SECONDS")
+        .optflag("", "help", "print this text");
+    grammar
+}
+
+fn mode(matches: &Matches) -> Result<Mode, String> {
+    let mut args = matches.free.clone();
+    let pipe = matches.opt_present("pipe");
+    let one_only = ["x", "r", "i"]
+        .into_iter()
+        .find(|name| matches.opt_present(name));
+    if args.is_empty() || pipe {
+        return match (one_only, args.is_empty()) {
+            (Some(name), _) => Err(format!("-{name} needs a command")),
+            (None, false) => Err("--pipe takes its commands from stdin, not from here".to_owned()),
+            (None, true) if pipe => Ok(Mode::Pipe),
+            (None, true) => Ok(Mode::Session),
+        };
+    }
+    let mut stdin_last = matches.opt_present("x");
+    if args.len() > 1 && args.last().is_some_and(|last| last == "-") {
+        args.pop();
+        stdin_last = true;
+    }
+    let times = match matches.opt_str("r") {
+        None => Some(1),
+        Some(text) => match parse_i64(text.as_bytes()) {
+            Some(-1) => None,
+            Some(times) if times > 0 => Some(times.unsigned_abs()),
+            _ => return Err(format!("-r: '{text}' is neither a count nor -1")),
+        },
+    };
+    Ok(Mode::Once(Once {
+        args,
+        stdin_last,
+        times,
+        interval: seconds(matches, "i")?.unwrap_or_default(),
+    }))
+}
+
+fn check(options: &Options) -> Result<(), String> {
+    if options.user.is_some() && options.password_file.is_none() {
+        return Err("--user needs --pass-file or MARLINE_PASSWORD_FILE".to_owned());
+    }
+    if options.json && options.raw == Some(false) {
+        return Err("--json and --no-raw exclude each other".to_owned());
+    }
+    if options.json && matches!(options.mode, Mode::Pipe) {
+        return Err("--pipe prints no replies: --json has no meaning there".to_owned());
+    }
+    Ok(())
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    parse_u64(text.as_bytes())
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|&port| port != 0)
+        .ok_or_else(|| format!("'{text}' is no port: a number from 1 to 65535"))
+}
+
+fn seconds(matches: &Matches, name: &str) -> Result<Option<Duration>, String> {
+    let Some(text) = matches.opt_str(name) else {
+        return Ok(None);
+    };
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= SECONDS_MAX => {
+            Ok(Some(Duration::from_secs_f64(seconds)))
+        }
+        _ => Err(format!("'{text}' is no number of seconds")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str, variables: &[(&str, &str)]) -> Result<Parsed, String> {
+        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse(&args, |name| {
+            let found = variables.iter().find(|(known, _)| *known == name)?;
+            Some(found.1.to_owned())
+        })
+    }
+
+    fn options(line: &str, variables: &[(&str, &str)]) -> Options {
+        match parsed(line, variables) {
+            Ok(Parsed::Run(options)) => *options,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_environment() {
+        let variables = [("MARLINE_HOST", "db"), ("MARLINE_PORT", "9000")];
+        let both = options("", &variables);
+        assert_eq!((both.host.as_str(), both.port), ("db", 9000));
+        let given = options("-h ::1 -p 7000", &variables);
+        assert_eq!((given.host.as_str(), given.port), ("::1", 7000));
+        let neither = options("", &[("MARLINE_HOST", "")]);
+        assert_eq!((neither.host.as_str(), neither.port), ("127.0.0.1", 8001));
+    }
+
+    #[test]
+    fn the_command_begins_at_the_first_free_word() {
+        let Mode::Once(once) = options("-p 1 incrby k -5 --json", &[]).mode else {
+            panic!("one command");
+        };
+        assert_eq!(once.args, ["incrby", "k", "-5", "--json"]);
+        assert_eq!((once.times, once.stdin_last), (Some(1), false));
+        let Mode::Once(once) = options("-r -1 -i 0.5 set k -", &[]).mode else {
+            panic!("one command");
+        };
+        assert_eq!(
+            (once.args, once.times),
+            (vec!["set".to_owned(), "k".to_owned()], None)
+        );
+        assert!(once.stdin_last);
+        assert_eq!(once.interval, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn slips_are_told() {
+        for line in [
+            "-p 0",
+            "-p 65536",
+            "-p x",
+            "-x",
+            "-r 0 ping",
+            "-r 3",
+            "-i x ping",
+            "--timeout -1 ping",
+            "--pipe ping",
+            "--pipe --json",
+            "--raw --no-raw ping",
+            "--json --no-raw ping",
+            "--user me ping",
+            "--pass secret",
+            "-h",
+        ] {
+            assert!(parsed(line, &[]).is_err(), "{line}");
+        }
+        assert!(parsed("ping", &[("MARLINE_PORT", "x")]).is_err());
+        assert!(matches!(parsed("--help", &[]), Ok(Parsed::Help(text)) if text.contains("Exit")));
+    }
+}

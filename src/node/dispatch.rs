@@ -1,0 +1,418 @@
+//! From arguments to an answer: find the row, ask whether it may run now, run it, account for it.
+//!
+//! The order of the questions is Redis's, since their errors are told one at a time: unknown command,
+//! wrong number of arguments, subscribed client, pause, transaction. A command that is refused while a
+//! transaction is being typed breaks the transaction.
+
+use crate::command::op::Event;
+use crate::command::parse::{self, Fault, WithoutKey};
+use crate::command::row::{Row, flag};
+use crate::command::table;
+use crate::command::verb::Verb;
+use crate::reactor::timer::Nanos;
+use crate::wire::reply::Dialect;
+use crate::wire::request::Args;
+
+use super::client::Silence;
+use super::turn::Turn;
+use super::{
+    catalogue, clients, connection, help, info, latency, monitor, notify, pubsub, server, settings,
+    slowlog, transaction,
+};
+
+/// How a session goes on after a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// With the next command.
+    Go,
+    /// It closes, once its replies are sent.
+    Close,
+    /// It answers at a later time and then goes on.
+    Wait(Wait),
+    /// It must ask again later: nothing was done, and nothing was answered.
+    Held,
+}
+
+impl Next {
+    /// The stricter of two.
+    pub fn or(self, other: Next) -> Next {
+        if other == Next::Go { self } else { other }
+    }
+}
+
+/// An answer whose time is still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// When; `None`: never, it waits until the connection ends.
+    pub until: Option<Nanos>,
+    /// What it will be.
+    pub answer: Answer,
+}
+
+/// The answer of a [`Wait`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// `OK`.
+    Ok,
+    /// 0.
+    Zero,
+}
+
+/// Longest part of an unknown command that its error repeats, in bytes.
+const ECHO_BYTES_MAX: usize = 128;
+
+/// Answers one request of `request_bytes`.
+pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize) -> Next {
+    let row = match table::find(args.at(0)) {
+        Some(row) if row.is_container() || (row.verb == Verb::Command && args.len() > 1) => {
+            match subcommand(row, args) {
+                Ok(row) => row,
+                Err(text) => return refuse(turn, Some(row), &text),
+            }
+        }
+        Some(row) if row.takes(args.len()) => row,
+        _ if is_http(args) => return http(turn),
+        Some(row) => return refuse(turn, Some(row), wrong_arity(row).as_bytes()),
+        None => {
+            let text = unknown(args);
+            return refuse(turn, None, &text);
+        }
+    };
+    let now = turn.net.now();
+    let plain = {
+        let client = turn.client();
+        client.active = now;
+        client.last = Some(row.verb);
+        client.is_plain()
+    };
+    if turn.node.pause.is_some() && is_paused(turn, row) {
+        return Next::Held;
+    }
+    let quick = is_quick(turn, row, request_bytes);
+    if !quick {
+        turn.end_run();
+    }
+    let before = turn.reply.len();
+    let errors = turn.reply.errors();
+    let next = if plain {
+        run(turn, row, args)
+    } else {
+        with_care(turn, row, args)
+    };
+    if turn.reply.errors() != errors {
+        turn.count_error(row.verb, before);
+    }
+    turn.count(row.verb);
+    if !quick {
+        let took_us = turn.end_run() / 1_000;
+        slowlog::consider(turn, row, args, took_us);
+        latency::consider(turn, row, took_us);
+    }
+    next
+}
+
+/// Whether a command is so surely short that it need not be timed alone: its time is its share of a run
+/// of the same commands, for which the clock is read once.
+fn is_quick(turn: &Turn<'_, '_, '_>, row: &Row, request_bytes: usize) -> bool {
+    const QUICK_BYTES_MAX: usize = 4096;
+    (row.is(flag::FAST) || row.verb == Verb::Set)
+        && request_bytes <= QUICK_BYTES_MAX
+        && !turn.node.meter.each
+}
+
+/// The row of a subcommand that `args` name and fit.
+///
+/// # Errors
+/// The text to answer with.
+pub fn subcommand(row: &'static Row, args: Args<'_>) -> Result<&'static Row, Vec<u8>> {
+    if !(row.is_container() || row.verb == Verb::Command && args.len() > 1) {
+        return Ok(row);
+    }
+    let Some(name) = args.get(1) else {
+        return Err(wrong_arity(row).into_bytes());
+    };
+    match table::find_sub(row, name) {
+        Some(sub) if sub.takes(args.len()) => Ok(sub),
+        Some(sub) => Err(wrong_arity(sub).into_bytes()),
+        None => {
+            let container = row.name.to_ascii_uppercase();
+            let hint = format!("'. Try {container} HELP.");
+            Err([
+                b"ERR unknown subcommand '",
+                shown(name, ECHO_BYTES_MAX),
+                hint.as_bytes(),
+            ]
+            .concat())
+        }
+    }
+}
+
+fn wrong_arity(row: &Row) -> String {
+    format!("ERR wrong number of arguments for '{}' command", row.name)
+}
+
+/// The part of a client's own words that an error repeats.
+fn shown(bytes: &[u8], len_max: usize) -> &[u8] {
+    parse::as_c_string(&bytes[..bytes.len().min(len_max)])
+}
+
+/// Redis's text for an unknown command, and ours behind it when a known one is near.
+fn unknown(args: Args<'_>) -> Vec<u8> {
+    let name = args.at(0);
+    let mut text = [
+        b"ERR unknown command '",
+        shown(name, ECHO_BYTES_MAX),
+        b"', with args beginning with: ",
+    ]
+    .concat();
+    let mut left = ECHO_BYTES_MAX;
+    for argument in args.skip(1).iter() {
+        if left == 0 {
+            break;
+        }
+        let part = shown(argument, left);
+        text.extend_from_slice(&[b"'", part, b"' "].concat());
+        left = left.saturating_sub(part.len() + 3);
+    }
+    if let Some(near) = table::nearest(name) {
+        text.extend_from_slice(format!("- did you mean {}?", near.typed_name()).as_bytes());
+    }
+    text
+}
+
+/// Whether a web browser is talking: then somebody else's page may be choosing its words.
+fn is_http(args: Args<'_>) -> bool {
+    let name = args.at(0);
+    [
+        "POST", "HOST:", "PUT", "OPTIONS", "HEAD", "PATCH", "DELETE", "CONNECT",
+    ]
+    .iter()
+    .any(|word| parse::is(name, word))
+        || args
+            .get(2)
+            .is_some_and(|version| version.starts_with(b"HTTP/"))
+}
+
+fn http(turn: &mut Turn<'_, '_, '_>) -> Next {
+    log::warn!(
+        "{}: speaks HTTP to the command port; closed",
+        turn.client().peer
+    );
+    turn.reply
+        .error("ERR Protocol error: this port does not speak HTTP");
+    Next::Close
+}
+
+fn refuse(turn: &mut Turn<'_, '_, '_>, row: Option<&Row>, text: &[u8]) -> Next {
+    if let Some(transaction) = &mut turn.client().transaction {
+        transaction.broken = true;
+    }
+    if let Some(row) = row {
+        turn.node.stats.of(row.verb).rejected += 1;
+    }
+    turn.node.stats.error(text);
+    if row.is_some_and(|row| row.verb == Verb::Exec) {
+        transaction::abort(turn, text);
+    } else {
+        turn.reply.error_bytes(text);
+    }
+    Next::Go
+}
+
+/// Whether CLIENT PAUSE holds this command back.
+fn is_paused(turn: &mut Turn<'_, '_, '_>, row: &Row) -> bool {
+    let now = turn.net.now();
+    let Some(pause) = turn.node.pause else {
+        return false;
+    };
+    if pause.until <= now {
+        turn.node.end_pause(turn.net);
+        return false;
+    }
+    let exempt = matches!(
+        row.verb,
+        Verb::ClientUnpause | Verb::ClientPause | Verb::Quit | Verb::Reset
+    );
+    let queued = turn.client().transaction.is_some() && row.verb != Verb::Exec;
+    let changes = row.is(flag::WRITE) || matches!(row.verb, Verb::Publish | Verb::Exec);
+    !exempt && !queued && (pause.all || changes)
+}
+
+/// Commands of clients that are subscribed, typing a transaction, or silent.
+fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
+    let client = turn.client();
+    if client.dialect == Dialect::Resp2
+        && client.is_subscribed()
+        && let Some(text) = pubsub::refusal(row.verb)
+    {
+        return refuse(turn, Some(row), text.as_bytes());
+    }
+    if let Some(transaction) = &mut client.transaction {
+        let immediate = matches!(
+            row.verb,
+            Verb::Exec | Verb::Discard | Verb::Multi | Verb::Watch | Verb::Quit | Verb::Reset
+        );
+        if row.is(flag::NO_MULTI) {
+            return refuse(
+                turn,
+                Some(row),
+                b"ERR Command not allowed inside a transaction",
+            );
+        }
+        if !immediate {
+            transaction.queue(args);
+            turn.reply.simple("QUEUED");
+            return Next::Go;
+        }
+    }
+    let silence = client.silence;
+    if silence == Silence::Off || row.verb == Verb::ClientReply {
+        return run(turn, row, args);
+    }
+    let before = turn.reply.len();
+    let next = run(turn, row, args);
+    turn.reply.truncate(before);
+    if silence == Silence::NextReply {
+        turn.client().silence = Silence::Off;
+    }
+    next
+}
+
+/// Runs a command that may run, on its own or from a transaction.
+pub fn run(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
+    if !turn.node.monitors.is_empty() && !row.is(flag::ADMIN) {
+        monitor::feed(turn, args);
+    }
+    match parse::data(row, args, turn.node.at_ms) {
+        Some(Ok(command)) => {
+            let node = &mut *turn.node;
+            let random = || turn.net.random();
+            node.keyspace.execute(
+                &command,
+                node.at_ms,
+                random,
+                &mut turn.reply,
+                &mut node.touched,
+            );
+            if node.touched.recording {
+                tell_touched(turn);
+            }
+            Next::Go
+        }
+        Some(Err(fault)) => {
+            refuse_arguments(turn, row, args, &fault);
+            Next::Go
+        }
+        None => not_data(turn, row, args),
+    }
+}
+
+fn refuse_arguments(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>, fault: &Fault) {
+    let key = args.at(row.keys.first.unsigned_abs().into());
+    match fault.without_key {
+        Some(answer) if !turn.node.keyspace.exists(key, turn.node.at_ms) => match answer {
+            WithoutKey::Nil => turn.reply.nil(),
+            WithoutKey::Int(number) => turn.reply.int(number),
+        },
+        _ => turn.reply.error_bytes(&fault.text),
+    }
+}
+
+/// Breaks watches and sends notifications for what the last command changed.
+pub fn tell_touched(turn: &mut Turn<'_, '_, '_>) {
+    if turn.node.touched.keys.is_empty() {
+        return;
+    }
+    let mut keys = std::mem::take(&mut turn.node.touched.keys);
+    for (key, effect) in keys.drain(..) {
+        // A key that only turned out to be past its time was gone before: EXEC asks for itself.
+        let was_there = !effect
+            .events()
+            .all(|event| matches!(event, Event::Expired | Event::KeyMiss));
+        if effect.modified && was_there {
+            turn.node.watches.key_changed(&key, &mut turn.node.clients);
+        }
+        if turn.node.notify.is_on() {
+            effect
+                .events()
+                .for_each(|event| notify::send(turn, event, &key));
+        }
+    }
+    turn.node.touched.keys = keys;
+}
+
+fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
+    match row.verb {
+        Verb::Exec => return transaction::exec(turn),
+        Verb::Quit => return connection::quit(turn),
+        Verb::Hello => connection::hello(turn, args),
+        Verb::Wait => return server::wait(turn, args),
+        Verb::DebugSleep => return server::debug_sleep(turn, args),
+        Verb::Shutdown => return server::shutdown(turn, args),
+        Verb::ClientKill => return clients::kill(turn, args),
+        Verb::Multi => transaction::multi(turn),
+        Verb::Discard => transaction::discard(turn),
+        Verb::Watch => transaction::watch(turn, args),
+        Verb::Unwatch => transaction::unwatch(turn),
+        Verb::Subscribe => pubsub::subscribe(turn, pubsub::Kind::Channel, args.skip(1)),
+        Verb::Psubscribe => pubsub::subscribe(turn, pubsub::Kind::Pattern, args.skip(1)),
+        Verb::Unsubscribe => pubsub::unsubscribe(turn, pubsub::Kind::Channel, args.skip(1)),
+        Verb::Punsubscribe => pubsub::unsubscribe(turn, pubsub::Kind::Pattern, args.skip(1)),
+        Verb::Publish => {
+            let receivers = pubsub::publish(turn, args.at(1), args.at(2));
+            turn.reply.count(receivers);
+        }
+        Verb::PubsubChannels if args.len() > 3 => turn.reply.error(
+            "ERR unknown subcommand or wrong number of arguments for 'channels'. Try PUBSUB HELP.",
+        ),
+        Verb::PubsubChannels => pubsub::channels(turn, args.get(2)),
+        Verb::PubsubNumsub => pubsub::listeners(turn, args.skip(2)),
+        Verb::PubsubNumpat => turn.reply.count(turn.node.pubsub.patterns()),
+        _ => administration(turn, row, args),
+    }
+    Next::Go
+}
+
+fn administration(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) {
+    match row.verb {
+        Verb::Ping => connection::ping(turn, row, args),
+        Verb::Echo => turn.reply.bulk(args.at(1)),
+        Verb::Reset => connection::reset(turn),
+        Verb::Select => connection::select(turn, args),
+        Verb::Auth => connection::auth(turn, args),
+        Verb::Info => info::info(turn, args),
+        Verb::Help => help::help(turn, args),
+        Verb::Command
+        | Verb::CommandCount
+        | Verb::CommandDocs
+        | Verb::CommandGetkeys
+        | Verb::CommandInfo
+        | Verb::CommandList => catalogue::command(turn, row.verb, args),
+        Verb::ConfigGet => settings::get(turn, args),
+        Verb::ConfigSet => settings::set(turn, args),
+        Verb::ConfigRewrite => settings::rewrite(turn),
+        Verb::ConfigResetstat => server::reset_stats(turn),
+        Verb::ClientId
+        | Verb::ClientInfo
+        | Verb::ClientList
+        | Verb::ClientGetname
+        | Verb::ClientSetname
+        | Verb::ClientSetinfo
+        | Verb::ClientReply
+        | Verb::ClientPause
+        | Verb::ClientUnpause
+        | Verb::ClientNoEvict
+        | Verb::ClientNoTouch => clients::client(turn, row.verb, args),
+        Verb::Monitor => monitor::start(turn),
+        Verb::SlowlogGet => slowlog::get(turn, args),
+        Verb::SlowlogLen => turn.reply.count(turn.node.slowlog.len()),
+        Verb::SlowlogReset => slowlog::reset(turn),
+        Verb::LatencyDoctor
+        | Verb::LatencyGraph
+        | Verb::LatencyHistogram
+        | Verb::LatencyHistory
+        | Verb::LatencyLatest
+        | Verb::LatencyReset => latency::latency(turn, row.verb, args),
+        verb => server::server(turn, verb, args),
+    }
+}

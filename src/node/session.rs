@@ -1,0 +1,342 @@
+//! One client connection: bytes in, commands run in order, replies out in the same order.
+//!
+//! ```text
+//!            request            reply buffer full        reader caught up
+//!   Open ──────────────▶ Open ──────────────────▶ Congested ─────────▶ Open
+//!     │  command waits (WAIT, DEBUG SLEEP)   ──▶ Waiting   ── its time ──▶ Open
+//!     │  CLIENT PAUSE                        ──▶ Held      ── its end ───▶ Open
+//!     └─ QUIT, a violation, end of stream    ──▶ Closing
+//! ```
+//!
+//! Only an open session runs commands. In any other phase its reading is paused and what has arrived is
+//! kept; an end of stream is remembered and acted upon when everything before it has been answered, so
+//! that `printf … | nc -N` gets every reply.
+//!
+//! An idle session owns no buffer: requests are parsed where the reactor read them, and only the rest of
+//! an unfinished one is copied.
+
+use std::net::SocketAddr;
+
+use crate::reactor::app::Cx;
+use crate::reactor::id::ConnId;
+use crate::reactor::limits::OutputLimits;
+use crate::reactor::protocol::{Factory, Protocol, Reason};
+use crate::wire::reply::{Dialect, Reply};
+use crate::wire::request::{Limits, Parser, Progress, Violation};
+
+use super::Node;
+use super::dispatch::{self, Answer, Next, Wait};
+use super::turn::Turn;
+
+/// What may be posted to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message {
+    /// The pause that held it back is over.
+    Resume,
+    /// The time it waited for has come.
+    Answer,
+}
+
+/// Replies gathered in one batch before they are handed over and the reader's pace is looked at.
+const BATCH_REPLY_BYTES_MAX: usize = 256 << 10;
+/// Unread replies at which a session stops running commands, and at which it goes on.
+const CONGESTED_BYTES: usize = 1 << 20;
+const RELIEVED_BYTES: usize = 256 << 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Congested,
+    Waiting(Answer),
+    Held,
+    Closing,
+}
+
+/// What arrived and has not been run.
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    parser: Parser,
+}
+
+/// The protocol of one client connection.
+pub struct Session {
+    phase: Phase,
+    /// The client will send nothing more.
+    ended: bool,
+    pending: Option<Box<Pending>>,
+}
+
+impl Session {
+    fn keep(&mut self, data: &[u8]) {
+        self.pending
+            .get_or_insert_with(Default::default)
+            .bytes
+            .extend_from_slice(data);
+    }
+
+    /// Runs what is in `input`; how much of it was used.
+    fn run(&mut self, cx: &mut Cx<'_, Node>, input: &[u8], parser: &mut Parser) -> usize {
+        let me = cx.net.id();
+        let Some(client) = cx.app.clients.get(me) else {
+            return input.len();
+        };
+        let dialect = client.dialect;
+        let mut out = std::mem::take(&mut cx.app.scratch.replies);
+        cx.app.stamp(cx.net.wall_ms());
+        let mut turn = Turn {
+            node: cx.app,
+            net: &mut cx.net,
+            reply: Reply::new(&mut out, dialect),
+            me,
+            in_transaction: false,
+        };
+        turn.end_run();
+        let mut used = 0;
+        while self.phase == Phase::Open && used < input.len() {
+            match self.step(&mut turn, &input[used..], parser) {
+                Some(consumed) => used += consumed,
+                None => break,
+            }
+            if turn.reply.len() > BATCH_REPLY_BYTES_MAX {
+                self.hand_over(&mut turn);
+            }
+        }
+        turn.end_run();
+        drop(turn);
+        cx.net.write_buf(&mut out);
+        cx.app.scratch.replies = out;
+        if self.phase == Phase::Open && cx.net.is_congested() {
+            self.phase = Phase::Congested;
+        }
+        if self.phase == Phase::Closing {
+            cx.net.lose_connection();
+        } else if self.phase != Phase::Open {
+            cx.net.pause_reading();
+        }
+        used
+    }
+
+    /// Gives the replies so far to the connection and stops if its reader does not keep up.
+    fn hand_over(&mut self, turn: &mut Turn<'_, '_, '_>) {
+        turn.reply.hand_over(|bytes| turn.net.write_buf(bytes));
+        if self.phase == Phase::Open && turn.net.is_congested() {
+            self.phase = Phase::Congested;
+        }
+    }
+
+    /// Runs the request at the beginning of `input`; how long it was, or `None` when it must wait.
+    fn step(
+        &mut self,
+        turn: &mut Turn<'_, '_, '_>,
+        input: &[u8],
+        parser: &mut Parser,
+    ) -> Option<usize> {
+        let limits = Limits::trusted(turn.node.options.argument_bytes_max);
+        let lenient = matches!(turn.reply.dialect(), Dialect::Line | Dialect::Json);
+        match parser.next(input, &limits, lenient) {
+            Ok(Progress::Incomplete) => None,
+            Ok(Progress::Nothing { consumed }) => Some(consumed),
+            Ok(Progress::Telnet { consumed, refusal }) => {
+                turn.reply.raw(refusal);
+                Some(consumed)
+            }
+            Ok(Progress::Request { consumed }) => {
+                match dispatch::request(turn, parser.args(input), consumed) {
+                    Next::Go => {}
+                    Next::Close => self.phase = Phase::Closing,
+                    Next::Wait(wait) => self.wait(turn, wait),
+                    Next::Held => {
+                        self.phase = Phase::Held;
+                        let me = turn.me;
+                        turn.node.held.push(me);
+                        return None;
+                    }
+                }
+                Some(consumed)
+            }
+            Err(violation) => Some(self.violation(turn, input, parser, violation, lenient)),
+        }
+    }
+
+    fn violation(
+        &mut self,
+        turn: &mut Turn<'_, '_, '_>,
+        input: &[u8],
+        parser: &mut Parser,
+        violation: Violation,
+        lenient: bool,
+    ) -> usize {
+        let text = violation.text();
+        log::debug!("{}: {text}", turn.client().peer);
+        turn.node.stats.error(text.as_bytes());
+        turn.reply.error(&text);
+        if lenient && violation.is_of_one_line() {
+            parser.discard_line();
+            return 0;
+        }
+        self.phase = Phase::Closing;
+        input.len()
+    }
+
+    fn wait(&mut self, turn: &mut Turn<'_, '_, '_>, wait: Wait) {
+        self.phase = Phase::Waiting(wait.answer);
+        turn.client().waiting = true;
+        let me = turn.me;
+        if let Some(until) = wait.until {
+            let delay = std::time::Duration::from_nanos(until.saturating_sub(turn.net.now()));
+            turn.net
+                .call_later(delay, move |cx| cx.net.post(me, Message::Answer));
+        }
+    }
+
+    /// Goes on with what is pending, after whatever stopped it has passed.
+    fn go_on(&mut self, cx: &mut Cx<'_, Node>) {
+        let was_paused = self.phase != Phase::Open;
+        self.phase = Phase::Open;
+        if let Some(mut pending) = self.pending.take() {
+            let Pending { bytes, parser } = &mut *pending;
+            let used = self.run(cx, bytes, parser);
+            bytes.drain(..used);
+            if !bytes.is_empty() && self.phase != Phase::Closing {
+                self.pending = Some(pending);
+            }
+        }
+        if self.phase == Phase::Open {
+            if self.ended {
+                self.phase = Phase::Closing;
+                cx.net.lose_connection();
+            } else if was_paused {
+                cx.net.resume_reading();
+            }
+        }
+    }
+
+    fn answer(&mut self, cx: &mut Cx<'_, Node>, answer: Answer) {
+        let me = cx.net.id();
+        let Some(client) = cx.app.clients.get_mut(me) else {
+            return;
+        };
+        client.waiting = false;
+        let mut out = Vec::new();
+        let mut reply = Reply::new(&mut out, client.dialect);
+        match answer {
+            Answer::Ok => reply.ok(),
+            Answer::Zero => reply.int(0),
+        }
+        cx.net.write(&out);
+    }
+}
+
+impl Protocol<Node> for Session {
+    fn data_received(&mut self, cx: &mut Cx<'_, Node>, data: &[u8]) {
+        if self.phase == Phase::Closing {
+            return;
+        }
+        if self.phase != Phase::Open || self.pending.is_some() {
+            self.keep(data);
+            let kept = self
+                .pending
+                .as_ref()
+                .map_or(0, |pending| pending.bytes.len());
+            if kept > cx.app.options.request_bytes_max {
+                log::warn!(
+                    "{}: a request of more than {kept} bytes; closed",
+                    cx.net.peer()
+                );
+                return cx.net.abort_connection();
+            }
+            if self.phase == Phase::Open {
+                self.go_on(cx);
+            }
+            return;
+        }
+        let mut parser = std::mem::take(&mut cx.app.scratch.parser);
+        let used = self.run(cx, data, &mut parser);
+        if used < data.len() && self.phase != Phase::Closing {
+            let bytes = data[used..].to_vec();
+            self.pending = Some(Box::new(Pending { bytes, parser }));
+        } else {
+            cx.app.scratch.parser = parser;
+        }
+    }
+
+    fn read_closed(&mut self, cx: &mut Cx<'_, Node>) {
+        self.ended = true;
+        if self.phase == Phase::Open {
+            self.phase = Phase::Closing;
+            cx.net.lose_connection();
+        }
+    }
+
+    fn resume_producing(&mut self, cx: &mut Cx<'_, Node>) {
+        if self.phase == Phase::Congested {
+            self.go_on(cx);
+        }
+    }
+
+    fn message(&mut self, cx: &mut Cx<'_, Node>, message: Message) {
+        match (message, self.phase) {
+            (Message::Resume, Phase::Held) => self.go_on(cx),
+            (Message::Answer, Phase::Waiting(answer)) => {
+                self.answer(cx, answer);
+                self.go_on(cx);
+            }
+            _ => {}
+        }
+    }
+
+    fn timed_out(&mut self, cx: &mut Cx<'_, Node>) {
+        let exempt = cx
+            .app
+            .clients
+            .get(cx.net.id())
+            .is_some_and(|client| client.is_subscribed() || client.monitor);
+        if !exempt && !matches!(self.phase, Phase::Waiting(_) | Phase::Held) {
+            cx.net.lose_connection();
+        }
+    }
+
+    fn connection_lost(&mut self, cx: &mut Cx<'_, Node>, reason: &Reason) {
+        if *reason == Reason::Overflow {
+            log::warn!("a client that does not read its replies was cut off");
+        }
+        cx.app.forget(cx.net.id());
+    }
+}
+
+/// Builds a session for each client that connects.
+#[derive(Debug, Default)]
+pub struct Sessions;
+
+impl Factory<Node> for Sessions {
+    fn build_protocol(
+        &mut self,
+        cx: &mut Cx<'_, Node>,
+        peer: SocketAddr,
+    ) -> Option<Box<dyn Protocol<Node>>> {
+        if cx.app.clients.len() >= cx.app.options.clients_max {
+            cx.app.stats.refused += 1;
+            return None;
+        }
+        let (me, now): (ConnId, _) = (cx.net.id(), cx.net.now());
+        let host = cx.app.options.address;
+        cx.app.clients.add(me, peer, host, now);
+        cx.app.stats.connections += 1;
+        cx.net.set_timeout(cx.app.options.idle_timeout);
+        cx.net.set_output_limits(OutputLimits {
+            high_bytes: CONGESTED_BYTES,
+            low_bytes: RELIEVED_BYTES,
+            hard_bytes: cx.app.options.output_bytes_max,
+        });
+        Some(Box::new(Session {
+            phase: Phase::Open,
+            ended: false,
+            pending: None,
+        }))
+    }
+
+    fn refused(&mut self, _peer: SocketAddr) -> Option<&[u8]> {
+        Some(b"-ERR max number of clients reached\r\n")
+    }
+}

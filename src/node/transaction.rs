@@ -1,0 +1,193 @@
+//! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
+//!
+//! Commands typed after MULTI are kept as they were typed and parsed again by EXEC, when their time has
+//! come. The node is single-threaded: running them one after the other with nothing in between *is*
+//! isolation. WATCH makes EXEC conditional: a change to a watched key breaks the watch of every client
+//! that has it, at the moment of the change; EXEC reads the mark, and looks itself whether a key that was
+//! there when it was watched is gone (past its time, or flushed with all others).
+
+use std::collections::BTreeMap;
+
+use crate::command::table;
+use crate::reactor::id::ConnId;
+use crate::wire::request::{Args, OwnedArgs};
+
+use super::client::Clients;
+use super::dispatch::{self, Next};
+use super::turn::Turn;
+
+/// What a client typed since MULTI.
+#[derive(Debug, Default)]
+pub struct Transaction {
+    queued: Vec<OwnedArgs>,
+    bytes: usize,
+    /// A command was refused while queueing: EXEC will refuse them all.
+    pub broken: bool,
+}
+
+impl Transaction {
+    /// Number of queued commands.
+    pub fn len(&self) -> usize {
+        self.queued.len()
+    }
+
+    /// Bytes held by them.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds a command.
+    pub fn queue(&mut self, args: Args<'_>) {
+        let owned = OwnedArgs::copy(args);
+        self.bytes += owned.bytes();
+        self.queued.push(owned);
+    }
+}
+
+/// Who watches which key.
+#[derive(Debug, Default)]
+pub struct Watches {
+    keys: BTreeMap<Box<[u8]>, Vec<ConnId>>,
+}
+
+impl Watches {
+    /// Whether nobody watches anything.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Breaks the watches on `key`.
+    pub fn key_changed(&self, key: &[u8], clients: &mut Clients) {
+        for &conn in self.keys.get(key).into_iter().flatten() {
+            if let Some(client) = clients.get_mut(conn) {
+                client.watch_broken = true;
+            }
+        }
+    }
+
+    fn add(&mut self, key: &[u8], conn: ConnId) {
+        self.keys.entry(key.into()).or_default().push(conn);
+    }
+
+    /// Ends the watches of a client.
+    pub fn forget(&mut self, watched: &[(Box<[u8]>, bool)], conn: ConnId) {
+        for (key, _) in watched {
+            if let Some(watchers) = self.keys.get_mut(key) {
+                watchers.retain(|&watcher| watcher != conn);
+                if watchers.is_empty() {
+                    self.keys.remove(key);
+                }
+            }
+        }
+    }
+}
+
+/// MULTI.
+pub fn multi(turn: &mut Turn<'_, '_, '_>) {
+    if turn.client().transaction.is_some() {
+        return turn.reply.error("ERR MULTI calls can not be nested");
+    }
+    turn.client().transaction = Some(Box::default());
+    turn.reply.ok();
+}
+
+/// DISCARD.
+pub fn discard(turn: &mut Turn<'_, '_, '_>) {
+    if turn.client().transaction.take().is_none() {
+        return turn.reply.error("ERR DISCARD without MULTI");
+    }
+    forget_watches(turn);
+    turn.reply.ok();
+}
+
+/// WATCH.
+pub fn watch(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
+    if turn.client().transaction.is_some() {
+        return turn.reply.error("ERR WATCH inside MULTI is not allowed");
+    }
+    let me = turn.me;
+    for key in args.skip(1).iter() {
+        if turn
+            .client()
+            .watched
+            .iter()
+            .any(|(watched, _)| **watched == *key)
+        {
+            continue;
+        }
+        let exists = turn.node.keyspace.exists(key, turn.node.at_ms);
+        turn.node.watches.add(key, me);
+        turn.client().watched.push((key.into(), exists));
+    }
+    turn.node.update_recording();
+    turn.reply.ok();
+}
+
+/// UNWATCH.
+pub fn unwatch(turn: &mut Turn<'_, '_, '_>) {
+    forget_watches(turn);
+    turn.reply.ok();
+}
+
+/// Ends this client's watches.
+pub fn forget_watches(turn: &mut Turn<'_, '_, '_>) {
+    let me = turn.me;
+    turn.client().watch_broken = false;
+    let watched = std::mem::take(&mut turn.client().watched);
+    if !watched.is_empty() {
+        turn.node.watches.forget(&watched, me);
+        turn.node.update_recording();
+    }
+}
+
+/// Whether a key that was there when this client began to watch it is there no more.
+fn watched_key_gone(turn: &mut Turn<'_, '_, '_>) -> bool {
+    let at_ms = turn.node.at_ms;
+    let watched = std::mem::take(&mut turn.client().watched);
+    let gone = watched
+        .iter()
+        .any(|(key, existed)| *existed && !turn.node.keyspace.exists(key, at_ms));
+    turn.client().watched = watched;
+    gone
+}
+
+/// An EXEC that cannot even begin, for a reason that `text` tells.
+pub fn abort(turn: &mut Turn<'_, '_, '_>, text: &[u8]) {
+    turn.client().transaction = None;
+    forget_watches(turn);
+    let reason = text.strip_prefix(b"ERR ").unwrap_or(text);
+    turn.reply
+        .error_bytes(&[b"EXECABORT Transaction discarded because of: ", reason].concat());
+}
+
+/// EXEC.
+pub fn exec(turn: &mut Turn<'_, '_, '_>) -> Next {
+    let Some(transaction) = turn.client().transaction.take() else {
+        turn.reply.error("ERR EXEC without MULTI");
+        return Next::Go;
+    };
+    let broken = turn.client().watch_broken || watched_key_gone(turn);
+    forget_watches(turn);
+    if transaction.broken {
+        turn.reply
+            .error("EXECABORT Transaction discarded because of previous errors.");
+        return Next::Go;
+    }
+    if broken {
+        turn.reply.nil_array();
+        return Next::Go;
+    }
+    turn.reply.array(transaction.len());
+    let mut next = Next::Go;
+    for queued in &transaction.queued {
+        let args = queued.args();
+        if let Some(row) =
+            table::find(args.at(0)).and_then(|row| dispatch::subcommand(row, args).ok())
+        {
+            turn.in_transaction = true;
+            next = next.or(dispatch::run(turn, row, args));
+            turn.in_transaction = false;
+        }
+    }
+    next
+}

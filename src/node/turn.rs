@@ -1,0 +1,53 @@
+//! What a command is run with: the node, the network, the reply being written, and whose command it is.
+
+use crate::reactor::id::ConnId;
+use crate::reactor::net::Net;
+use crate::wire::reply::Reply;
+
+use super::Node;
+use super::client::Client;
+
+/// Bytes that a subscriber or monitor may leave unread: nobody slows down for it, so that its replies
+/// cannot be held back as those to its own commands are.
+const PUSHED_BYTES_MAX: usize = 32 << 20;
+
+/// One client's stretch of a reactor turn.
+pub struct Turn<'t, 'n, 'o> {
+    /// Everything the node knows.
+    pub node: &'t mut Node,
+    /// The network; `net.write` is not for commands: they answer through `reply`.
+    pub net: &'t mut Net<'n, Node>,
+    /// Where the answer goes.
+    pub reply: Reply<'o>,
+    /// Whose command it is.
+    pub me: ConnId,
+    /// Whether EXEC is running queued commands: then nothing may wait.
+    pub in_transaction: bool,
+}
+
+impl Turn<'_, '_, '_> {
+    /// The record of the client whose command it is.
+    pub fn client(&mut self) -> &mut Client {
+        // A session runs commands only between connection_made and connection_lost, which add and
+        // remove the record.
+        self.node
+            .clients
+            .get_mut(self.me)
+            .expect("a running session has its client record")
+    }
+
+    /// Sends bytes to some client in their place: behind what this command has answered so far when the
+    /// client is the very one that is asking.
+    /// A client that leaves more than [`PUSHED_BYTES_MAX`] unread is cut off.
+    pub fn deliver(&mut self, conn: ConnId, bytes: &[u8]) {
+        if self.net.out_len_of(conn) > PUSHED_BYTES_MAX {
+            log::warn!("a client that does not read what it asked to hear was cut off");
+            return self.net.abort(conn);
+        }
+        if conn == self.me && !self.in_transaction {
+            self.reply.raw(bytes);
+        } else {
+            self.net.write_to(conn, bytes);
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! `marline cli` against a scripted server: exit codes, output, and the count of `--pipe`.
+//!
+//! The tool needs a process of its own, with its own stdin, stdout and exit code. That process is this
+//! test binary once more: started with [`ARGS`] set, [`the_tool_itself`] becomes the tool.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::thread;
+
+/// Variable that holds the tool's arguments, separated by [`SEPARATOR`].
+const ARGS: &str = "MARLINE_TEST_CLI_ARGS";
+const SEPARATOR: &str = "\u{1f}";
+/// What the tool's own output begins behind.
+const BEGIN: &[u8] = b"\x02begin\x03";
+
+#[test]
+fn the_tool_itself() {
+    let Ok(joined) = std::env::var(ARGS) else {
+        return;
+    };
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(BEGIN).expect("stdout");
+    stdout.flush().expect("stdout");
+    drop(stdout);
+    let args = joined
+        .split(SEPARATOR)
+        .filter(|arg| !arg.is_empty())
+        .map(str::to_owned)
+        .collect();
+    std::process::exit(marline::cli::run(args));
+}
+
+/// What became of one run.
+#[derive(Debug)]
+struct Outcome {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Outcome {
+    fn expect(&self, code: i32, stdout: &str, in_stderr: &str) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.stdout, stdout, "{self:?}");
+        assert!(self.stderr.contains(in_stderr), "{self:?}");
+        if in_stderr.is_empty() {
+            assert_eq!(self.stderr, "", "{self:?}");
+        }
+    }
+}
+
+fn tool(port: u16, args: &[&str], stdin: &[u8]) -> Outcome {
+    let mut child = Command::new(std::env::current_exe().expect("this binary"))
+        .args(["--exact", "the_tool_itself", "--nocapture", "--quiet"])
+        .env(ARGS, args.join(SEPARATOR))
+        .env("MARLINE_PORT", port.to_string())
+        .env_remove("MARLINE_HOST")
+        .env_remove("MARLINE_PASSWORD_FILE")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a process");
+    let mut input = child.stdin.take().expect("piped");
+    let bytes = stdin.to_vec();
+    let feeding = thread::spawn(move || {
+        // The tool may end before it has read everything.
+        let _ = input.write_all(&bytes);
+    });
+    let output = child.wait_with_output().expect("an end");
+    feeding.join().expect("fed");
+    let begin = output
+        .stdout
+        .windows(BEGIN.len())
+        .position(|window| window == BEGIN)
+        .expect("the tool was started");
+    Outcome {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout[begin + BEGIN.len()..]).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A server that answers each command with what `answer` says (nothing: it hangs up). Returns its port.
+fn server(answer: impl Fn(&[String]) -> Option<Vec<u8>> + Send + Sync + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("bound").port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.expect("a client");
+            let mut input = BufReader::new(stream.try_clone().expect("a handle"));
+            serve(&mut input, stream, &answer);
+        }
+    });
+    port
+}
+
+fn serve(
+    input: &mut BufReader<TcpStream>,
+    mut stream: TcpStream,
+    answer: impl Fn(&[String]) -> Option<Vec<u8>>,
+) {
+    let mut out = Vec::new();
+    while let Some(args) = request(input) {
+        if !args.is_empty() {
+            let Some(reply) = answer(&args) else {
+                break;
+            };
+            out.extend_from_slice(&reply);
+        }
+        if input.buffer().is_empty() || out.len() > 60_000 {
+            if stream.write_all(&out).is_err() {
+                return;
+            }
+            out.clear();
+        }
+    }
+    let _ = stream.write_all(&out);
+    // What the client still sends is read, or it would see a reset before the last replies.
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let _ = std::io::copy(input, &mut std::io::sink());
+}
+
+/// The next request, inline or RESP; `None` at the end.
+fn request(input: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
+    let first = line(input)?;
+    let Some(count) = first.strip_prefix('*') else {
+        return Some(first.split_whitespace().map(str::to_owned).collect());
+    };
+    (0..count.parse::<usize>().ok()?)
+        .map(|_| {
+            let length: usize = line(input)?.strip_prefix('$')?.parse().ok()?;
+            let mut text = vec![0; length + 2];
+            input.read_exact(&mut text).ok()?;
+            text.truncate(length);
+            Some(String::from_utf8_lossy(&text).into_owned())
+        })
+        .collect()
+}
+
+fn line(input: &mut BufReader<TcpStream>) -> Option<String> {
+    let mut line = String::new();
+    (input.read_line(&mut line).ok()? > 0).then(|| line.trim_end().to_owned())
+}
+
+/// A little Redis; `hang` makes it hang up, `late` makes it say nothing.
+fn redis(args: &[String]) -> Option<Vec<u8>> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let reply = match args.as_slice() {
+        ["get", "k"] => "$8\r\na\r\n\tb\0c\n\r\n".to_owned(),
+        ["get", _] => "$-1\r\n".to_owned(),
+        ["set" | "SET", ..] => "+OK\r\n".to_owned(),
+        ["mget", ..] => "*3\r\n$1\r\na\r\n$-1\r\n*1\r\n:7\r\n".to_owned(),
+        ["incr", _] => ":1\r\n".to_owned(),
+        ["hang"] => return None,
+        ["late"] => String::new(),
+        ["subscribe", _] => "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n\
+             *3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$2\r\nhi\r\n"
+            .to_owned(),
+        ["AUTH", "me", "secret"] => "+OK\r\n".to_owned(),
+        ["AUTH", ..] => "-WRONGPASS no\r\n".to_owned(),
+        ["HELLO", "JSON"] => "{\"proto\":\"json\"}\n".to_owned(),
+        ["json", text] => format!("{text}\n"),
+        ["echo" | "ECHO", text] => format!("${}\r\n{text}\r\n", text.len()),
+        [verb, ..] => format!("-ERR unknown command '{verb}'\r\n"),
+        [] => String::new(),
+    };
+    Some(reply.into_bytes())
+}
+
+#[test]
+fn one_command_tells_by_its_exit_code() {
+    let port = server(redis);
+    tool(port, &["get", "k"], b"").expect(0, "a\r\n\tb\0c\n", "");
+    tool(port, &["-r", "2", "get", "k"], b"").expect(0, "a\r\n\tb\0c\n\na\r\n\tb\0c\n\n", "");
+    tool(port, &["get", "none"], b"").expect(3, "", "");
+    tool(port, &["set", "k", "v"], b"").expect(0, "OK\n", "");
+    tool(port, &["incr", "-5"], b"").expect(0, "1\n", "");
+    tool(port, &["mget", "a"], b"").expect(0, "a\n\n7\n", "");
+    let formatted = "1) \"a\"\n2) (nil)\n3) 1) (integer) 7\n";
+    tool(port, &["--no-raw", "mget", "a"], b"").expect(0, formatted, "");
+    tool(port, &["bogus"], b"").expect(1, "", "ERR unknown command 'bogus'\n");
+}
+
+#[test]
+fn the_last_argument_can_come_from_stdin() {
+    let port = server(redis);
+    tool(port, &["echo", "-"], b"from stdin\n").expect(0, "from stdin\n\n", "");
+    tool(port, &["-x", "echo"], b"").expect(0, "\n", "");
+}
+
+#[test]
+fn what_goes_wrong_before_the_reply() {
+    let port = server(redis);
+    for args in [
+        &["--bogus"][..],
+        &["-p", "x", "ping"],
+        &["-x"],
+        &["--pipe", "ping"],
+    ] {
+        tool(port, args, b"").expect(2, "", "--help");
+    }
+    let help = tool(port, &["--help"], b"");
+    assert_eq!(help.code, Some(0));
+    assert!(help.stdout.contains("Exit codes"), "{help:?}");
+
+    let closed = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let nobody = closed.local_addr().expect("bound").port();
+    drop(closed);
+    let told = format!("cannot connect to 127.0.0.1:{nobody}");
+    tool(nobody, &["ping"], b"").expect(4, "", &told);
+    tool(nobody, &[], b"ping\n").expect(4, "", "-p PORT");
+    tool(nobody, &["--pipe"], b"ping\n").expect(4, "", "MARLINE_PORT");
+
+    tool(port, &["hang"], b"").expect(4, "", "closed the connection");
+    tool(port, &["--timeout", "0.2", "late"], b"").expect(4, "", "within 0.2 s");
+}
+
+#[test]
+fn passwords_come_from_files() {
+    let port = server(redis);
+    let file = std::env::temp_dir().join(format!("marline-cli-test-{}", std::process::id()));
+    let path = file.to_str().expect("readable");
+    std::fs::write(&file, "secret\n").expect("a file");
+    let named = ["--user", "me", "--pass-file", path, "incr", "a"];
+    tool(port, &named, b"").expect(0, "1\n", "");
+    tool(port, &named[2..], b"").expect(1, "", "WRONGPASS");
+    std::fs::remove_file(&file).expect("removed");
+    tool(port, &named, b"").expect(2, "", "cannot read");
+}
+
+#[test]
+fn lines_of_stdin_are_answered_in_order() {
+    let port = server(redis);
+    let script =
+        b"set k 1\n# a comment\n\nincr k\nget none\nbogus\nset \"open\necho 'a b'\nquit\nincr k";
+    let outcome = tool(port, &[], script);
+    outcome.expect(
+        1,
+        "OK\n1\n\na b\n",
+        "line 6: ERR unknown command 'bogus'\nline 7: unbalanced quotes\n",
+    );
+    tool(port, &[], b"incr a\necho last").expect(0, "1\nlast\n", "");
+    tool(port, &[], b"incr a\nhang\nincr a\n").expect(4, "1\n", "closed the connection");
+    let many = "incr a\n".repeat(50_000);
+    tool(port, &[], many.as_bytes()).expect(0, &"1\n".repeat(50_000), "");
+}
+
+#[test]
+fn streams_go_on_until_the_server_ends_them() {
+    let port = server(redis);
+    let script = b"subscribe c\nhang\n";
+    let streamed = "subscribe\nc\n1\nmessage\nc\nhi\n";
+    tool(port, &[], script).expect(0, streamed, "");
+    let after_error = b"bogus\nsubscribe c\nhang\n";
+    tool(port, &[], after_error).expect(1, streamed, "line 1: ERR unknown");
+}
+
+#[test]
+fn json_is_one_value_a_line() {
+    let port = server(redis);
+    let value = "[1,{\"a\":null}]";
+    tool(port, &["--json", "json", value], b"").expect(0, &format!("{value}\n"), "");
+    tool(port, &["--json", "json", "null"], b"").expect(3, "null\n", "");
+    let error = "{\"error\":\"ERR no\"}";
+    tool(port, &["--json", "json", error], b"").expect(1, &format!("{error}\n"), "");
+    let old = server(|_| Some(b"-ERR Protocol version is not an integer\r\n".to_vec()));
+    tool(old, &["--json", "incr", "a"], b"").expect(1, "", "refused HELLO JSON");
+}
+
+fn summary(outcome: &Outcome) -> &str {
+    outcome.stdout.lines().last().unwrap_or_default()
+}
+
+#[test]
+fn pipe_counts_one_reply_for_each_command() {
+    let port = server(redis);
+    let resp = "*2\r\n$4\r\nincr\r\n$1\r\na\r\n";
+    let fine = "SET key value\r\n".repeat(100_000) + resp + "incr a";
+    let outcome = tool(port, &["--pipe"], fine.as_bytes());
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(summary(&outcome), "errors: 0, replies: 100002");
+    assert!(outcome.stdout.starts_with("All data transferred."));
+    assert_eq!(outcome.stderr, "");
+
+    let empty = tool(port, &["--pipe"], b"");
+    assert_eq!(empty.code, Some(0));
+    assert_eq!(summary(&empty), "errors: 0, replies: 0");
+}
+
+#[test]
+fn pipe_shows_the_first_errors_with_their_numbers() {
+    let port = server(redis);
+    let outcome = tool(port, &["--pipe"], b"incr a\nbogus\nincr a\nworse\nincr a\n");
+    assert_eq!(outcome.code, Some(1));
+    assert_eq!(summary(&outcome), "errors: 2, replies: 5");
+    assert_eq!(
+        outcome.stderr,
+        "reply 2: ERR unknown command 'bogus'\nreply 4: ERR unknown command 'worse'\n"
+    );
+    let many = tool(port, &["--pipe"], "bogus\n".repeat(1000).as_bytes());
+    assert_eq!(many.code, Some(1));
+    assert_eq!(summary(&many), "errors: 1000, replies: 1000");
+    assert_eq!(many.stderr.lines().count(), 6, "{many:?}");
+    assert!(many.stderr.ends_with("and 995 errors more\n"), "{many:?}");
+}
+
+#[test]
+fn pipe_tells_when_replies_are_missing() {
+    let port = server(redis);
+    let outcome = tool(port, &["--pipe"], b"incr a\nhang\nincr a\n");
+    assert_eq!(outcome.code, Some(4));
+    assert_eq!(summary(&outcome), "errors: 0, replies: 1");
+    assert!(!outcome.stdout.contains("All data"), "{outcome:?}");
+
+    let cut = b"*2\r\n$4\r\nincr\r\n$100\r\nab";
+    let outcome = tool(port, &["--timeout", "0.3", "--pipe"], cut);
+    assert_eq!(outcome.code, Some(4), "{outcome:?}");
+    assert_eq!(summary(&outcome), "errors: 0, replies: 0");
+    assert!(outcome.stderr.contains("is the last command whole"));
+}
