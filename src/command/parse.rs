@@ -394,7 +394,11 @@ fn count_range(args: Args<'_>) -> Parsed<Option<Range>> {
             let (start, end) = (integer(args.at(2))?, integer(args.at(3))?);
             // Redis answers 0 for such a range before it looks at the unit.
             let empty = start < 0 && end < 0 && start > end;
-            let unit = if empty { Unit::Byte } else { unit(args.get(4))? };
+            let unit = if empty {
+                Unit::Byte
+            } else {
+                unit(args.get(4))?
+            };
             Ok(Some(Range { start, end, unit }))
         }
         _ => Err(SYNTAX),

@@ -81,7 +81,7 @@ fn is_of_type(client: &Client, word: &[u8]) -> Option<bool> {
 
 fn unknown_type(turn: &mut Turn<'_, '_, '_>, word: &[u8]) {
     turn.reply
-        .error_bytes(&[b"ERR Unknown client type '", word, b"'"].concat());
+        .error_bytes(&[b"ERR Unknown client type '", parse::as_c_string(word), b"'"].concat());
 }
 
 fn list(turn: &mut Turn<'_, '_, '_>, options: Args<'_>) {
@@ -127,8 +127,14 @@ fn set_info(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
     } else if parse::is(attribute, "LIB-VER") {
         set_label(turn, "lib-ver", text, |labels| &mut labels.version);
     } else {
-        turn.reply
-            .error_bytes(&[b"ERR Unrecognized option '", attribute, b"'"].concat());
+        turn.reply.error_bytes(
+            &[
+                b"ERR Unrecognized option '",
+                parse::as_c_string(attribute),
+                b"'",
+            ]
+            .concat(),
+        );
     }
 }
 

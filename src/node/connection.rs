@@ -56,7 +56,6 @@ pub fn hello(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
         },
     };
     let mut words = args.skip(2);
-    let mut name = None;
     while let Some(word) = words.get(0) {
         if parse::is(word, "AUTH") && words.len() >= 3 {
             if words.at(1) != b"default" {
@@ -69,15 +68,18 @@ pub fn hello(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
                     "ERR Client names cannot contain spaces, newlines or special characters.",
                 );
             }
-            name = Some(words.at(1));
+            // At once, as in Redis: an error behind it does not take it back.
+            turn.client().labels_mut().name = words.at(1).to_vec();
             words = words.skip(2);
         } else {
-            let text = [b"ERR Syntax error in HELLO option '", word, b"'"].concat();
+            let text = [
+                b"ERR Syntax error in HELLO option '",
+                parse::as_c_string(word),
+                b"'",
+            ]
+            .concat();
             return turn.reply.error_bytes(&text);
         }
-    }
-    if let Some(name) = name {
-        turn.client().labels_mut().name = name.to_vec();
     }
     turn.client().dialect = dialect;
     turn.reply.set_dialect(dialect);

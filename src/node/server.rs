@@ -112,7 +112,7 @@ fn function_list(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
         if !with_pattern && !parse::is(word, "WITHCODE") {
             return turn
                 .reply
-                .error_bytes(&[b"ERR Unknown argument ", word].concat());
+                .error_bytes(&[b"ERR Unknown argument ", parse::as_c_string(word)].concat());
         }
     }
     turn.reply.array(0);

@@ -12,4 +12,5 @@ DELIBERATE = [
      "a NUL in an inline line is a byte like others; Redis never finds the end of such a line and answers nothing"),
     (rb".*", rb".*", rb".*-ERR Protocol error: expected CR LF behind a bulk string\r\n<closed>",
      "Redis skips two bytes behind a bulk string whatever they are; a wrong length is told at once"),
+    (rb"(?i)select ", rb"\+OK", rb"-ERR DB index is out of range", "there is one database, number 0"),
 ]
