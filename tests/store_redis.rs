@@ -10,6 +10,7 @@ use std::net::TcpStream;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use marline::command::data::Command;
+use marline::command::parse::WithoutKey;
 use marline::command::{parse, table};
 use marline::store::{HashSeed, Store};
 use marline::wire::reply::{Dialect, Reply};
@@ -266,6 +267,11 @@ impl Generator {
     }
 }
 
+/// The key of a command; every one made here has it first, OBJECT's second.
+fn args_key(args: &[Vec<u8>]) -> &[u8] {
+    &args[if args[0] == b"OBJECT" { 2 } else { 1 }]
+}
+
 type Events = BTreeMap<(String, String), usize>;
 
 fn ours(store: &mut Store, args: &[Vec<u8>], at_ms: u64, events: &mut Events) -> Vec<u8> {
@@ -278,7 +284,13 @@ fn ours(store: &mut Store, args: &[Vec<u8>], at_ms: u64, events: &mut Events) ->
     let mut out = Vec::new();
     let mut reply = Reply::new(&mut out, Dialect::Resp2);
     match parse::data(row, owned.args(), at_ms).expect("a data command") {
-        Err(fault) => reply.error(&fault),
+        Err(fault) => match fault.without_key {
+            Some(answer) if store.lookup(args_key(args), at_ms).is_none() => match answer {
+                WithoutKey::Nil => reply.nil(),
+                WithoutKey::Int(number) => reply.int(number),
+            },
+            _ => reply.error_bytes(&fault.text),
+        },
         Ok(Command::Many(_)) => panic!("only commands on one key are made here"),
         Ok(Command::One(op)) => {
             let key = String::from_utf8_lossy(op.key).into_owned();
