@@ -164,3 +164,133 @@ fn shifted(mantissa: u64, shift: u32) -> String {
     text.extend(chunks.iter().rev().map(|chunk| format!("{chunk:018}")));
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Redis 7.0.15 on x86-64 answers to INCRBYFLOAT of the text by 0 and by 0.1.
+    #[test]
+    fn text_goes_in_and_out_as_in_redis() {
+        for (text, plain, and_a_tenth) in [
+            ("1", "1", "1.1"),
+            ("+1", "1", "1.1"),
+            ("-1", "-1", "-0.9"),
+            ("0x10", "16", "16.1"),
+            ("0X1.8p1", "3", "3.1"),
+            ("0x.8", "0.5", "0.6"),
+            ("0x1.p1", "2", "2.1"),
+            ("0x1P+2", "4", "4.1"),
+            ("1e5", "100000", "100000.10000000000000142"),
+            ("1E-2", "0.01", "0.11"),
+            ("5.", "5", "5.1"),
+            (".5", "0.5", "0.6"),
+            ("-.5", "-0.5", "-0.4"),
+            ("1.e2", "100", "100.1"),
+            ("3.0e3", "3000", "3000.10000000000000009"),
+            ("0e99999999999999999999", "0", "0.1"),
+            ("1e-4950", "0", "0.1"),
+            ("3e-4951", "0", "0.1"),
+            ("0x1p-16445", "0", "0.1"),
+            ("0x0p99999999999", "0", "0.1"),
+            ("-0", "0", "0.1"),
+            ("-1e-30", "0", "0.1"),
+            (
+                "0.00000000000000001",
+                "0.00000000000000001",
+                "0.10000000000000001",
+            ),
+            ("0.000000000000000005", "0", "0.10000000000000001"),
+            (
+                "0.000000000000000015",
+                "0.00000000000000002",
+                "0.10000000000000002",
+            ),
+            (
+                "123456789012345678901234567890",
+                "123456789012345678899921813504",
+                "123456789012345678899921813504",
+            ),
+            (
+                "0x1.921fb54442d18p+1",
+                "3.14159265358979312",
+                "3.24159265358979312",
+            ),
+            (
+                "9223372036854775807",
+                "9223372036854775807",
+                "9223372036854775807",
+            ),
+            (
+                "1e30",
+                "1000000000000000000024696061952",
+                "1000000000000000000024696061952",
+            ),
+        ] {
+            let value = parse(text.as_bytes()).expect(text);
+            assert_eq!(format(value), plain, "{text}");
+            let tenth = parse(b"0.1").expect("a float");
+            assert_eq!(
+                format(sum(value, tenth).expect("finite")),
+                and_a_tenth,
+                "{text} + 0.1"
+            );
+        }
+        let long = format(parse(b"1e4932").expect("finite"));
+        assert!(long.starts_with("100000000000000000000601894938796") && long.len() == 4933);
+    }
+
+    #[test]
+    fn what_redis_refuses_is_refused() {
+        for text in [
+            "",
+            " 1",
+            "1 ",
+            "\t1",
+            "infi",
+            "nan",
+            "-nan",
+            "nan(1)",
+            "0x",
+            "0x1p",
+            "0xp1",
+            "1e",
+            "1e+",
+            ".",
+            "1_0",
+            "1,0",
+            "1e4933",
+            "1.18973149535723176509e4932",
+            "1e-4951",
+            "1e-99999999999999999999",
+            "1e99999999999999999999",
+            "0x1p16384",
+            "0x1p-16446",
+            "--1",
+            "+-1",
+            "1\0",
+            "0b1",
+            "1f",
+            "1L",
+        ] {
+            assert!(!is_float(text.as_bytes()), "{text:?}");
+        }
+        assert!(!is_float(&[b'1'; TEXT_BYTES_MAX + 1]));
+        assert!(
+            !is_float(&[b'1'; TEXT_BYTES_MAX]),
+            "too large, not too long"
+        );
+        assert!(is_float(&[b'0'; TEXT_BYTES_MAX]));
+    }
+
+    #[test]
+    fn infinities_are_numbers_until_they_are_added() {
+        for text in ["inf", "-inf", "+inf", "INF", "infinity", "Infinity"] {
+            let value = parse(text.as_bytes()).expect(text);
+            assert!(
+                sum(value, parse(b"1").expect("a float")).is_none(),
+                "{text}"
+            );
+        }
+    }
+}

@@ -94,9 +94,19 @@ fn fit(value: i128, op: &BitFieldOp, overflow: Overflow) -> Option<i128> {
     }
     match overflow {
         Overflow::Fail => None,
+        Overflow::Saturate if is_beyond_redis(value, op, most) => Some(most),
         Overflow::Saturate => Some(value.clamp(least, most)),
         Overflow::Wrap => Some((value - least).rem_euclid(1 << op.bits) + least),
     }
+}
+
+/// Redis asks whether a value is too large by subtracting it from the limit in 64 bits. For the lowest
+/// values that overflows, and SET saturates them to the upper limit; so do we.
+fn is_beyond_redis(value: i128, op: &BitFieldOp, most: i128) -> bool {
+    op.signed
+        && op.bits < 64
+        && matches!(op.verb, BitFieldVerb::Set { .. })
+        && most - value > i128::from(i64::MAX)
 }
 
 /// The field; bits beyond the end are 0.

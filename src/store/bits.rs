@@ -147,3 +147,87 @@ fn first_bit(window: &Window<'_>, bit: bool) -> Option<u64> {
         in_chunk.or_else(|| (end..inner.len()).find_map(|at| at_byte(at + 1)))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slow_bits(bytes: &[u8]) -> Vec<bool> {
+        (0..bytes.len() as u64 * 8)
+            .map(|at| bit(bytes, at))
+            .collect()
+    }
+
+    #[test]
+    fn ranges_are_cut_as_redis_cuts_them() {
+        for (len, start, end, want) in [
+            (3, 0, -1, Some((0, 2))),
+            (3, -100, 100, Some((0, 2))),
+            (3, 2, 1, None),
+            (3, 5, 9, None),
+            (3, -5, -9, None),
+            (3, -9, -5, Some((0, 0))),
+            (0, 0, -1, None),
+            (3, i64::MIN, i64::MAX, Some((0, 2))),
+        ] {
+            assert_eq!(
+                range(len, start, end, Unit::Byte),
+                want,
+                "{len} {start} {end}"
+            );
+        }
+        assert_eq!(range(2, -3, -1, Unit::Bit), Some((13, 15)));
+    }
+
+    #[test]
+    fn counting_and_seeking_agree_with_looking_at_each_bit() {
+        let mut random = fastrand::Rng::with_seed(4);
+        for round in 0..4000 {
+            let fill = [0, 0xFF, random.u8(..)][round % 3];
+            let mut bytes = vec![fill; random.usize(1..40)];
+            for _ in 0..random.usize(..3) {
+                let at = random.usize(..bytes.len());
+                bytes[at] = random.u8(..);
+            }
+            let all = slow_bits(&bytes);
+            let (a, b) = (random.usize(..all.len()), random.usize(..all.len()));
+            let (first, last) = (a.min(b), a.max(b));
+            let range = Range {
+                start: first as i64,
+                end: last as i64,
+                unit: Unit::Bit,
+            };
+            let set = all[first..=last].iter().filter(|&&bit| bit).count();
+            assert_eq!(count_range(&bytes, Some(range)), set);
+            for sought in [false, true] {
+                let want = (first..=last).find(|&at| all[at] == sought);
+                let got = position(&bytes, sought, BitPosRange::Closed(range));
+                assert_eq!(got, want.map_or(-1, |at| at as i64), "{bytes:?} {range:?}");
+            }
+            assert_eq!(
+                count_range(&bytes, None),
+                all.iter().filter(|&&bit| bit).count()
+            );
+        }
+    }
+
+    #[test]
+    fn an_open_end_is_followed_by_zeros() {
+        assert_eq!(position(b"\xff\xff", false, BitPosRange::All), 16);
+        assert_eq!(
+            position(b"\xff\xff", false, BitPosRange::From { start: 1 }),
+            16
+        );
+        let closed = Range {
+            start: 0,
+            end: -1,
+            unit: Unit::Byte,
+        };
+        assert_eq!(
+            position(b"\xff\xff", false, BitPosRange::Closed(closed)),
+            -1
+        );
+        assert_eq!(position(b"", false, BitPosRange::All), -1);
+        assert_eq!(position(b"\0\0", true, BitPosRange::All), -1);
+    }
+}

@@ -116,7 +116,7 @@ impl<'d, 'k> Visit<'d, 'k> {
             Some(at) => {
                 let hash = self.place.hash;
                 self.dict.change(self.place, |table, heap| {
-                    table.replace(hash, at, item, heap)
+                    table.replace(hash, at, item, heap);
                 });
             }
             None => {
@@ -124,7 +124,7 @@ impl<'d, 'k> Visit<'d, 'k> {
                 self.place = self.dict.make_room(self.place);
                 let hash = self.place.hash;
                 self.dict.change(self.place, |table, heap| {
-                    table.insert(hash, item, heap, seed)
+                    table.insert(hash, item, heap, seed);
                 });
             }
         }
