@@ -3,6 +3,11 @@
 //! The tool needs a process of its own, with its own stdin, stdout and exit code. That process is this
 //! test binary once more: started with [`ARGS`] set, [`the_tool_itself`] becomes the tool.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may look at the clock and start threads"
+)]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};

@@ -2,6 +2,11 @@
 //!
 //! `cargo test --release --test store_measure -- --ignored --nocapture --test-threads 1`
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may look at the clock and start threads"
+)]
+
 use std::time::{Duration, Instant};
 
 use marline::command::op::{Action, Op, Set, SetAnswer, SetExpiry};

@@ -1,5 +1,10 @@
 //! The store against a model that cannot be wrong: random operations on a sorted map.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may look at the clock and start threads"
+)]
+
 use std::collections::BTreeMap;
 
 use marline::command::op::{
@@ -365,7 +370,7 @@ fn equal_operations_give_equal_stores() {
     let keys = |model: &Model| {
         let mut keys = Vec::new();
         model.store.scan(0, usize::MAX, model.at_ms, &mut |key| {
-            keys.push(key.to_vec())
+            keys.push(key.to_vec());
         });
         keys
     };

@@ -142,7 +142,7 @@ pub enum SetExpiry {
     Clear,
     /// KEEPTTL.
     Keep,
-    /// Expires at this time. A time in the past deletes the key, as in Redis (SET … PXAT 1 leaves no key).
+    /// Expires at this time. A key whose time is past already is stored, told of, and absent.
     At(u64),
 }
 

@@ -246,6 +246,11 @@ impl Clients {
         self.numbers.values().filter_map(|&conn| self.get(conn))
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.numbers.len()

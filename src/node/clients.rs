@@ -39,7 +39,7 @@ pub fn client(turn: &mut Turn<'_, '_, '_>, verb: Verb, args: Args<'_>) {
             }
         }
         Verb::ClientSetname => {
-            set_label(turn, "Client names", args.at(2), |labels| &mut labels.name)
+            set_label(turn, "Client names", args.at(2), |labels| &mut labels.name);
         }
         Verb::ClientSetinfo => set_info(turn, args),
         Verb::ClientReply => reply_mode(turn, args.at(2)),

@@ -99,6 +99,11 @@ impl Keyspace {
         self.shards.iter().map(|shard| shard.store().len()).sum()
     }
 
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Number of keys with an expiry.
     pub fn expiring(&self) -> usize {
         self.shards

@@ -15,6 +15,9 @@ use crate::wire::request::Args;
 
 use super::turn::Turn;
 
+/// The pattern by which a message reaches somebody.
+type Pattern = Box<[u8]>;
+
 /// What one client listens to.
 #[derive(Debug, Default)]
 pub struct Subscriptions {
@@ -108,7 +111,7 @@ impl PubSub {
     }
 
     /// Who gets a message on `channel`: with the pattern, for those who get it by one.
-    fn receivers(&self, channel: &[u8]) -> Vec<(ConnId, Option<Box<[u8]>>)> {
+    fn receivers(&self, channel: &[u8]) -> Vec<(ConnId, Option<Pattern>)> {
         let by_name = self
             .channels
             .get(channel)
@@ -185,7 +188,7 @@ fn confirm(reply: &mut Reply<'_>, kind: Kind, what: &str, name: Option<&[u8]>, c
 /// Sends `message` to who listens to `channel`; how many that are.
 pub fn publish(turn: &mut Turn<'_, '_, '_>, channel: &[u8], message: &[u8]) -> usize {
     let receivers = turn.node.pubsub.receivers(channel);
-    let mut encoded: Vec<(Dialect, Option<Box<[u8]>>, Vec<u8>)> = Vec::new();
+    let mut encoded: Vec<(Dialect, Option<Pattern>, Vec<u8>)> = Vec::new();
     for (conn, pattern) in &receivers {
         let Some(client) = turn.node.clients.get(*conn) else {
             continue;

@@ -69,13 +69,11 @@ fn debug_object(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
 fn memory_doctor(turn: &mut Turn<'_, '_, '_>) {
     let (keys, data) = (turn.node.keyspace.len(), turn.node.keyspace.memory_bytes());
     let resident = process::resident_bytes();
-    let text = if keys == 0 {
-        "There are no keys; nothing to say about memory.\n".to_owned()
-    } else {
-        format!(
-            "{keys} keys take {data} bytes, {} bytes a key; the process holds {resident} bytes.\n",
-            data / keys
-        )
+    let text = match data.checked_div(keys) {
+        None => "There are no keys; nothing to say about memory.\n".to_owned(),
+        Some(each) => format!(
+            "{keys} keys take {data} bytes, {each} bytes a key; the process holds {resident} bytes.\n"
+        ),
     };
     turn.reply.verbatim(&text);
 }

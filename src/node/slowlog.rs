@@ -32,6 +32,11 @@ pub struct Slowlog {
 }
 
 impl Slowlog {
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// How many are kept.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -31,6 +31,11 @@ impl Transaction {
         self.queued.len()
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.queued.is_empty()
+    }
+
     /// Bytes held by them.
     pub fn bytes(&self) -> usize {
         self.bytes

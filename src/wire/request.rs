@@ -553,7 +553,7 @@ mod tests {
                 match parser.next(&input[start..end], &LIMITS, true) {
                     Ok(Progress::Incomplete) => break,
                     Ok(Progress::Nothing { consumed } | Progress::Telnet { consumed, .. }) => {
-                        start += consumed
+                        start += consumed;
                     }
                     Ok(Progress::Request { consumed }) => {
                         let args = parser.args(&input[start..end]);
