@@ -4,6 +4,11 @@
 //!
 //! The server is flushed. `MARLINE_SEED` repeats a run.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test may look at the clock and start threads"
+)]
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
