@@ -10,7 +10,7 @@ use super::op::{
     Action, BitFieldOp, BitFieldVerb, BitPosRange, ExpireCondition, GetExExpiry, Op, Overflow,
     Range, Set, SetAnswer, SetCondition, SetExpiry, TtlForm, Unit,
 };
-use super::row::Row;
+use super::row::{Keys, Row};
 use super::verb::Verb;
 use crate::config;
 use crate::wire::number;
@@ -76,11 +76,12 @@ const _: () = assert!(config::KEY_BYTES_MAX == 65_536);
 /// # Errors
 /// The text to answer with.
 pub fn data<'a>(row: &Row, args: Args<'a>, at_ms: u64) -> Option<Parsed<Command<'a>>> {
-    if row
-        .keys
-        .positions(args.len())
-        .any(|position| args.at(position).len() > config::KEY_BYTES_MAX)
-    {
+    let too_long = |position: usize| args.at(position).len() > config::KEY_BYTES_MAX;
+    let any_too_long = match row.keys {
+        Keys::ONE => too_long(1),
+        keys => keys.positions(args.len()).any(too_long),
+    };
+    if any_too_long {
         return Some(Err(KEY_TOO_LONG));
     }
     let parsed = match one(row, args, at_ms) {
