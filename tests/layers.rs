@@ -393,7 +393,9 @@ fn source_files_stay_readable() {
             );
         }
         long_lines(&source.text, &mut say);
-        long_functions(&source.text, &mut say);
+        if source.path.starts_with("src") {
+            long_functions(&source.text, &mut say);
+        }
         let facades = code(&source.text);
         let facades = facades.lines().enumerate();
         for (number, _) in facades.filter(|(_, line)| line.trim_start().starts_with("pub use ")) {
