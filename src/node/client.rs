@@ -127,9 +127,12 @@ impl Client {
             .is_some_and(|all| !all.is_empty())
     }
 
-    /// Whether its next command can simply be run: no transaction, subscription or silence.
+    /// Whether its next command can simply be run: no transaction, subscription, silence or wish.
     pub fn is_plain(&self) -> bool {
-        self.transaction.is_none() && self.subscriptions.is_none() && self.silence == Silence::Off
+        self.transaction.is_none()
+            && self.subscriptions.is_none()
+            && self.silence == Silence::Off
+            && !self.no_touch
     }
 
     /// Its line in CLIENT LIST; `out_bytes` wait to be read by it.

@@ -265,15 +265,16 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
             return Next::Go;
         }
     }
-    let silence = client.silence;
-    if silence == Silence::Off || row.verb == Verb::ClientReply {
-        return run(turn, row, args);
-    }
+    let (silence, no_touch) = (client.silence, client.no_touch);
     let before = turn.reply.len();
+    turn.node.keyspace.set_touching(!no_touch);
     let next = run(turn, row, args);
-    turn.reply.truncate(before);
-    if silence == Silence::NextReply {
-        turn.client().silence = Silence::Off;
+    turn.node.keyspace.set_touching(true);
+    if silence != Silence::Off && row.verb != Verb::ClientReply {
+        turn.reply.truncate(before);
+        if silence == Silence::NextReply {
+            turn.client().silence = Silence::Off;
+        }
     }
     next
 }

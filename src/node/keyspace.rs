@@ -89,6 +89,13 @@ impl Keyspace {
         }
     }
 
+    /// Whether reads from now on count as use of the keys; see [`Shard::set_touching`].
+    pub fn set_touching(&mut self, touching: bool) {
+        self.shards
+            .iter_mut()
+            .for_each(|shard| shard.set_touching(touching));
+    }
+
     /// Whether `key` exists and has not expired.
     pub fn exists(&self, key: &[u8], at_ms: u64) -> bool {
         self.shard(key).lookup(key, at_ms).is_some()

@@ -70,8 +70,9 @@ pub const REDIS_VERSION: &str = "7.0.15";
 
 /// How often the node looks after itself.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
-/// Small tables that one round of housekeeping looks through for keys past their time.
-const SWEEP_TABLES_MAX: usize = 2_000;
+/// Shards that one round looks through for keys past their time, and small tables that it empties in each.
+const SWEEP_SHARDS: usize = 4;
+const SWEEP_TABLES_MAX: usize = 200;
 
 /// A CLIENT PAUSE in force.
 #[derive(Debug, Clone, Copy)]
@@ -236,9 +237,11 @@ fn housekeeping(cx: &mut Cx<'_, Node>) {
     cx.net.call_later(HOUSEKEEPING, housekeeping);
     cx.app.stamp(cx.net.wall_ms());
     let at_ms = cx.app.at_ms;
-    cx.app
-        .keyspace
-        .sweep(at_ms, SWEEP_TABLES_MAX, &mut cx.app.touched);
+    for _ in 0..SWEEP_SHARDS {
+        cx.app
+            .keyspace
+            .sweep(at_ms, SWEEP_TABLES_MAX, &mut cx.app.touched);
+    }
     if cx.app.touched.recording {
         tell_swept(cx);
     }
@@ -258,6 +261,7 @@ fn tell_swept(cx: &mut Cx<'_, Node>) {
         reply: Reply::new(&mut unread, Dialect::Resp2),
         me: ConnId::NONE,
         in_transaction: false,
+        pushed: Vec::new(),
     };
     dispatch::tell_touched(&mut turn);
 }

@@ -90,6 +90,7 @@ impl Session {
             reply: Reply::new(&mut out, dialect),
             me,
             in_transaction: false,
+            pushed: Vec::new(),
         };
         turn.end_run();
         let mut used = 0;

@@ -184,15 +184,16 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>) -> Next {
     }
     turn.reply.array(transaction.len());
     let mut next = Next::Go;
+    turn.in_transaction = true;
     for queued in &transaction.queued {
         let args = queued.args();
-        if let Some(row) =
-            table::find(args.at(0)).and_then(|row| dispatch::subcommand(row, args).ok())
-        {
-            turn.in_transaction = true;
+        let row = table::find(args.at(0)).and_then(|row| dispatch::subcommand(row, args).ok());
+        if let Some(row) = row {
             next = next.or(dispatch::run(turn, row, args));
-            turn.in_transaction = false;
         }
     }
+    turn.in_transaction = false;
+    let pushed = std::mem::take(&mut turn.pushed);
+    turn.reply.raw(&pushed);
     next
 }

@@ -21,8 +21,11 @@ pub struct Turn<'t, 'n, 'o> {
     pub reply: Reply<'o>,
     /// Whose command it is.
     pub me: ConnId,
-    /// Whether EXEC is running queued commands: then nothing may wait.
+    /// Whether EXEC is running queued commands: then nothing may wait, and pushes to this very client
+    /// gather in `pushed` until the array of replies is whole.
     pub in_transaction: bool,
+    /// Pushes that stand behind EXEC's reply.
+    pub pushed: Vec<u8>,
 }
 
 impl Turn<'_, '_, '_> {
@@ -44,10 +47,12 @@ impl Turn<'_, '_, '_> {
             log::warn!("a client that does not read what it asked to hear was cut off");
             return self.net.abort(conn);
         }
-        if conn == self.me && !self.in_transaction {
-            self.reply.raw(bytes);
-        } else {
+        if conn != self.me {
             self.net.write_to(conn, bytes);
+        } else if self.in_transaction {
+            self.pushed.extend_from_slice(bytes);
+        } else {
+            self.reply.raw(bytes);
         }
     }
 }

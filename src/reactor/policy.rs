@@ -1,4 +1,5 @@
-//! Policies: factories around factories. `Limit::new(Timeout::new(Throttle::new(f, ..), ..), ..)` reads from outside in.
+//! Policies: factories around factories. `Limit::new(Timeout::new(Throttle::new(f, ..), ..), ..)` reads from
+//! outside in.
 //!
 //! What a policy counts, it counts with a permit that is dropped together with the connection's protocol, in the
 //! closing phase: a count cannot leak, whatever way the connection ends.

@@ -2,7 +2,8 @@
 //!
 //! A job carries its own way back (it leaves its result in the reactor's inbox and wakes it), so the pool only runs
 //! closures, first in, first out. When the pool is dropped, jobs not begun are dropped and its threads end by
-//! themselves. A job that panics ends the process in release builds; elsewhere its thread survives and its result never comes.
+//! themselves. A job that panics ends the process in release builds; elsewhere its thread survives and its result
+//! never comes.
 #![expect(
     clippy::disallowed_methods,
     reason = "the one place that starts threads"

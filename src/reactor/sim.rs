@@ -1,7 +1,7 @@
 //! The backend of the simulator: many reactors on one network that lives in memory and in virtual time.
 //!
-//! Above the [`Backend`] seam everything is production code, so what a simulation finds is a bug of production: fairness,
-//! flushing, closing, timers, line parsing are not stubbed. The same seed gives the same run, byte for byte;
+//! Above the [`Backend`] seam everything is production code, so what a simulation finds is a bug of production:
+//! fairness, flushing, closing, timers, line parsing are not stubbed. The same seed gives the same run, byte for byte;
 //! [`SimNet::trace`] is a hash of everything that was delivered, for a canary that compares two runs.
 //!
 //! **Driving.** A simulated poll never waits. Whoever drives the simulation turns each reactor, then lets time jump to
@@ -15,7 +15,8 @@
 //! }
 //! ```
 //!
-//! A reactor alone on its network may also [`run`](super::Reactor::run): with [`SimNet::solo`] its poll moves the clock.
+//! A reactor alone on its network may also [`run`](super::Reactor::run): with [`SimNet::solo`] its poll moves the
+//! clock.
 //!
 //! The network is flat: an address that somebody listens on is reachable from every node, whatever it is.
 //!

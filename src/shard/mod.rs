@@ -32,6 +32,11 @@ impl Shard {
         self.store.apply(op, at_ms, reply)
     }
 
+    /// Whether reads from now on count as use of the keys; see [`Store::set_touching`].
+    pub fn set_touching(&mut self, touching: bool) {
+        self.store.set_touching(touching);
+    }
+
     /// The entry of `key`, unless there is none or it has expired. Is no access.
     pub fn lookup(&self, key: &[u8], at_ms: u64) -> Option<Entry<'_>> {
         self.store.lookup(key, at_ms)

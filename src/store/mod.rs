@@ -31,7 +31,7 @@ use std::hash::Hasher;
 
 use siphasher::sip::SipHasher13;
 
-use crate::command::op::{Effect, Encoding, Op};
+use crate::command::op::{Action, Effect, Encoding, Op};
 use crate::wire::reply::Reply;
 use dict::Dict;
 use scan::is_expired;
@@ -55,6 +55,8 @@ pub struct Store {
     dict: Dict,
     /// The table with which the next sweep begins.
     sweep_next: u32,
+    /// Whether reading counts as use of a key.
+    touching: bool,
 }
 
 /// A key's value as it is stored.
@@ -77,12 +79,19 @@ impl Store {
         Store {
             dict: Dict::new(seed),
             sweep_next: 0,
+            touching: true,
         }
+    }
+
+    /// Whether reads from now on count as use of the keys (OBJECT IDLETIME); they do at first.
+    pub fn set_touching(&mut self, touching: bool) {
+        self.touching = touching;
     }
 
     /// Does `op` at the time `at_ms` and writes its reply: one value, or none where [`Op`] says so.
     pub fn apply(&mut self, op: &Op<'_>, at_ms: u64, reply: &mut Reply<'_>) -> Effect {
-        let visit = Visit::new(&mut self.dict, op.key, at_ms);
+        let touching = self.touching || matches!(op.action, Action::Touch);
+        let visit = Visit::new(&mut self.dict, op.key, at_ms, touching);
         if op.action.is_write() {
             write::apply(visit, &op.action, reply)
         } else {

@@ -21,11 +21,13 @@ pub(super) struct Visit<'d, 'k> {
     at: Option<u32>,
     pub(super) at_ms: u64,
     pub(super) effect: Effect,
+    /// Whether reading counts as use of the key.
+    touching: bool,
 }
 
 impl<'d, 'k> Visit<'d, 'k> {
     #[inline]
-    pub(super) fn new(dict: &'d mut Dict, key: &'k [u8], at_ms: u64) -> Self {
+    pub(super) fn new(dict: &'d mut Dict, key: &'k [u8], at_ms: u64, touching: bool) -> Self {
         let place = dict.place(key);
         let at = dict.find(place, key);
         let mut visit = Visit {
@@ -35,6 +37,7 @@ impl<'d, 'k> Visit<'d, 'k> {
             at,
             at_ms,
             effect: Effect::default(),
+            touching,
         };
         if visit
             .entry()
@@ -65,7 +68,7 @@ impl<'d, 'k> Visit<'d, 'k> {
     #[inline]
     pub(super) fn touch(&mut self) {
         let second = self.second();
-        if let Some(at) = self.at {
+        if let Some(at) = self.at.filter(|_| self.touching) {
             entry::write_access(self.dict.bytes_mut(at), second);
         }
     }
