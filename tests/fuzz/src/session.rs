@@ -85,8 +85,7 @@ impl World {
     fn step(&mut self) {
         if !self.stopped {
             self.stopped = !self.server.turn(None).expect("the loop goes on");
-            let wake = self.server.next_wake();
-            self.net.advance(wake);
+            self.net.pass(Duration::from_micros(100));
         }
     }
 }

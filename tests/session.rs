@@ -1,0 +1,105 @@
+//! Whole sessions in a simulated network, where a client says exactly what hurts.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use marline::config::Options;
+use marline::config::values::{Origin, Values};
+use marline::node::{self, Node};
+use marline::reactor::Reactor;
+use marline::reactor::backend::{Backend, Raw};
+use marline::reactor::sim::{Faults, SimBackend, SimNet};
+
+/// A node and its network.
+struct World {
+    net: SimNet,
+    server: Reactor<SimBackend, Node>,
+    address: SocketAddr,
+}
+
+impl World {
+    fn new() -> World {
+        World::with(&[])
+    }
+
+    fn with(settings: &[(&str, &str)]) -> World {
+        let net = SimNet::new(1, Faults::calm());
+        let mut values = Values::default();
+        values.set("port", "0", Origin::Flag).unwrap();
+        for (name, text) in settings {
+            values.set(name, text, Origin::Flag).unwrap();
+        }
+        let options = Options::read(&values).unwrap();
+        let (server, address) = node::start(net.node(), Node::new(values, options, 1)).unwrap();
+        World {
+            net,
+            server,
+            address,
+        }
+    }
+
+    fn client(&mut self) -> Client {
+        let mut backend = self.net.node();
+        let raw = backend.connect(self.address, 1).unwrap();
+        self.pass(Duration::from_millis(5));
+        Client { backend, raw }
+    }
+
+    /// Lets the node live for so long.
+    fn pass(&mut self, time: Duration) {
+        const STEP: Duration = Duration::from_micros(200);
+        for _ in 0..time.as_micros() / STEP.as_micros() {
+            self.server.turn(None).unwrap();
+            self.net.pass(STEP);
+        }
+    }
+
+    /// What `client` hears after it has said `words`.
+    fn ask(&mut self, client: &mut Client, words: &str) -> String {
+        self.send(client, words.as_bytes());
+        client.heard()
+    }
+
+    fn send(&mut self, client: &mut Client, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match client.backend.write(client.raw, bytes) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+            self.pass(Duration::from_millis(1));
+        }
+        self.pass(Duration::from_millis(5));
+    }
+}
+
+struct Client {
+    backend: SimBackend,
+    raw: Raw,
+}
+
+impl Client {
+    fn heard(&mut self) -> String {
+        let (mut heard, mut piece) = (Vec::new(), [0; 4096]);
+        while let Ok(read @ 1..) = self.backend.read(self.raw, &mut piece) {
+            heard.extend_from_slice(&piece[..read]);
+        }
+        String::from_utf8(heard).unwrap()
+    }
+}
+
+#[test]
+fn a_line_that_is_skipped_takes_no_memory() {
+    let mut world = World::with(&[("client-query-buffer-limit", "1mb")]);
+    let (mut talker, mut other) = (world.client(), world.client());
+    world.ask(&mut talker, "HELLO LINE\r\n");
+    for _ in 0..48 {
+        world.send(&mut talker, &[b'a'; 64 << 10]);
+        // The parser that skips is not one that others use.
+        assert_eq!(world.ask(&mut other, "PING\r\n"), "+PONG\r\n");
+    }
+    assert_eq!(
+        world.ask(&mut talker, "\nPING\r\n"),
+        "-ERR Protocol error: too big inline request\nPONG\n"
+    );
+}
