@@ -1,5 +1,9 @@
 //! Whole sessions in a simulated network, where a client says exactly what hurts.
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test, of which one measures time"
+)]
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -102,4 +106,21 @@ fn a_line_that_is_skipped_takes_no_memory() {
         world.ask(&mut talker, "\nPING\r\n"),
         "-ERR Protocol error: too big inline request\nPONG\n"
     );
+}
+
+#[test]
+fn watching_many_keys_is_no_more_work_than_they_are() {
+    let mut world = World::new();
+    let mut client = world.client();
+    let keys: String = (0..100_000)
+        .map(|key| format!("$7\r\nk{key:06}\r\n"))
+        .collect();
+    let began = std::time::Instant::now();
+    world.send(
+        &mut client,
+        format!("*100001\r\n$5\r\nWATCH\r\n{keys}").as_bytes(),
+    );
+    assert_eq!(world.ask(&mut client, "UNWATCH\r\n"), "+OK\r\n+OK\r\n");
+    // Looked through one by one it took a minute.
+    assert!(began.elapsed() < Duration::from_secs(10));
 }
