@@ -124,3 +124,55 @@ fn watching_many_keys_is_no_more_work_than_they_are() {
     // Looked through one by one it took a minute.
     assert!(began.elapsed() < Duration::from_secs(10));
 }
+
+#[test]
+fn a_reply_is_not_reshaped_while_it_is_written() {
+    let mut world = World::new();
+    for words in [
+        "HELLO 2",
+        "HELLO JSON",
+        "CLIENT REPLY OFF",
+        "CLIENT REPLY SKIP",
+    ] {
+        for dialect in ["LINE", "JSON"] {
+            let mut client = world.client();
+            let heard = world.ask(
+                &mut client,
+                &format!("HELLO {dialect}\r\nMULTI\r\n{words}\r\nPING\r\nEXEC\r\nPING\r\n"),
+            );
+            let lines: Vec<&str> = heard.lines().collect();
+            assert_eq!(lines.len(), 6, "{heard}");
+            assert!(lines[2].contains("not allowed inside a transaction"));
+            assert!(lines[4].contains("EXECABORT") && lines[5].contains("PONG"));
+        }
+    }
+}
+
+#[test]
+fn silence_includes_answers_that_come_late() {
+    let mut world = World::new();
+    let mut client = world.client();
+    let waits = "WAIT 1 1\r\nDEBUG SLEEP 0.001\r\n";
+    let heard = world.ask(
+        &mut client,
+        &format!("CLIENT REPLY OFF\r\n{waits}CLIENT REPLY ON\r\n"),
+    );
+    assert_eq!(heard, "+OK\r\n");
+    let heard = world.ask(&mut client, "CLIENT REPLY SKIP\r\nWAIT 1 1\r\nPING\r\n");
+    assert_eq!(heard, "+PONG\r\n");
+}
+
+#[test]
+fn a_transaction_does_not_grow_for_ever() {
+    let mut world = World::with(&[("client-query-buffer-limit", "1mb")]);
+    let mut client = world.client();
+    world.ask(&mut client, "MULTI\r\n");
+    let set = format!("SET k {}\r\n", "v".repeat(30_000));
+    let mut heard = String::new();
+    for _ in 0..40 {
+        let _ = client.backend.write(client.raw, set.as_bytes());
+        world.pass(Duration::from_millis(5));
+        heard.push_str(&client.heard());
+    }
+    assert!(heard.ends_with("larger than client-query-buffer-limit\r\n"));
+}

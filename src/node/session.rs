@@ -224,6 +224,7 @@ impl Session {
         match answer {
             Answer::Ok => reply.ok(),
             Answer::Zero => reply.int(0),
+            Answer::Nothing => {}
         }
         cx.net.write(&out);
     }
