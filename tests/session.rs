@@ -176,3 +176,28 @@ fn a_transaction_does_not_grow_for_ever() {
     }
     assert!(heard.ends_with("larger than client-query-buffer-limit\r\n"));
 }
+
+#[test]
+fn a_publisher_who_listens_by_many_patterns_is_cut_off() {
+    let mut world = World::new();
+    let mut client = world.client();
+    world.ask(&mut client, "HELLO 3\r\n");
+    // All different, and all match.
+    let patterns: String = (1..=400)
+        .map(|len| format!(" {}", "*".repeat(len)))
+        .collect();
+    world.ask(
+        &mut client,
+        &format!("PSUBSCRIBE{}\r\n", &patterns[..60_000]),
+    );
+    let message = "m".repeat(1 << 20);
+    let publish = format!("*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$1048576\r\n{message}\r\n");
+    world.send(&mut client, publish.as_bytes());
+    for _ in 0..2_000 {
+        world.pass(Duration::from_millis(1));
+        client.heard();
+    }
+    let mut other = world.client();
+    let clients = world.ask(&mut other, "CLIENT LIST\r\n");
+    assert_eq!(clients.matches("id=").count(), 1, "{clients}");
+}

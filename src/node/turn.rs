@@ -40,11 +40,13 @@ impl Turn<'_, '_, '_> {
     /// client is the very one that is asking.
     /// A client that leaves more than [`PUSHED_BYTES_MAX`] unread is cut off.
     pub fn deliver(&mut self, conn: ConnId, bytes: &[u8]) {
-        if self.net.out_len_of(conn) > PUSHED_BYTES_MAX {
+        let to_me = conn == self.me && !self.in_transaction;
+        let unsent = if to_me { self.reply.len() } else { 0 };
+        if self.net.out_len_of(conn) + unsent > PUSHED_BYTES_MAX {
             log::warn!("a client that does not read what it asked to hear was cut off");
             return self.net.abort(conn);
         }
-        if conn == self.me && !self.in_transaction {
+        if to_me {
             self.reply.raw(bytes);
         } else {
             self.net.write_to(conn, bytes);
