@@ -283,7 +283,7 @@ pub static ROWS: [Row; 143] = [
     Row { verb: Verb::ClientPause, name: "client|pause", arity: -3, flags: flag::ADMIN | flag::NOSCRIPT | flag::LOADING, keys: Keys::NONE, group: Group::Connection, since: "3.0.0",
         syntax: "timeout [WRITE|ALL]",
         summary: "Holds back the commands of all clients for some milliseconds." },
-    Row { verb: Verb::ClientReply, name: "client|reply", arity: 3, flags: flag::NOSCRIPT | flag::LOADING, keys: Keys::NONE, group: Group::Connection, since: "3.2.0",
+    Row { verb: Verb::ClientReply, name: "client|reply", arity: 3, flags: flag::NO_MULTI | flag::NOSCRIPT | flag::LOADING, keys: Keys::NONE, group: Group::Connection, since: "3.2.0",
         syntax: "<ON|OFF|SKIP>",
         summary: "Whether this connection gets replies." },
     Row { verb: Verb::ClientSetinfo, name: "client|setinfo", arity: 4, flags: flag::NOSCRIPT | flag::LOADING, keys: Keys::NONE, group: Group::Connection, since: "7.2.0",

@@ -69,7 +69,7 @@ pub struct Client {
     /// A key it watches has changed.
     pub watch_broken: bool,
     /// Keys it watches, and whether each was there when it began to.
-    pub watched: Vec<(Box<[u8]>, bool)>,
+    pub watched: BTreeMap<Box<[u8]>, bool>,
     /// Names it gave itself.
     pub labels: Option<Box<Labels>>,
     /// The transaction being typed.
@@ -96,7 +96,7 @@ impl Client {
             monitor: false,
             waiting: false,
             watch_broken: false,
-            watched: Vec::new(),
+            watched: BTreeMap::new(),
             labels: None,
             transaction: None,
             subscriptions: None,

@@ -56,6 +56,8 @@ pub enum Answer {
     Ok,
     /// 0.
     Zero,
+    /// Nothing: the client asked for silence.
+    Nothing,
 }
 
 /// Longest part of an unknown command that its error repeats, in bytes.
@@ -252,6 +254,7 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
             row.verb,
             Verb::Exec | Verb::Discard | Verb::Multi | Verb::Watch | Verb::Quit | Verb::Reset
         );
+        // One that chooses how replies look, or whether there are any, has no place within a reply.
         if row.is(flag::NO_MULTI) {
             return refuse(
                 turn,
@@ -261,6 +264,16 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
         }
         if !immediate {
             transaction.queue(args);
+            let bytes = transaction.bytes();
+            if bytes > turn.node.options.request_bytes_max {
+                log::warn!(
+                    "{}: a transaction of more than {bytes} bytes; closed",
+                    turn.client().peer
+                );
+                turn.reply
+                    .error("ERR the transaction is larger than client-query-buffer-limit");
+                return Next::Close;
+            }
             turn.reply.simple("QUEUED");
             return Next::Go;
         }
@@ -276,7 +289,13 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
             turn.client().silence = Silence::Off;
         }
     }
-    next
+    match next {
+        Next::Wait(wait) if silence != Silence::Off => Next::Wait(Wait {
+            answer: Answer::Nothing,
+            ..wait
+        }),
+        next => next,
+    }
 }
 
 /// Runs a command that may run, on its own or from a transaction.

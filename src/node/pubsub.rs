@@ -188,24 +188,27 @@ fn confirm(reply: &mut Reply<'_>, kind: Kind, what: &str, name: Option<&[u8]>, c
 /// Sends `message` to who listens to `channel`; how many that are.
 pub fn publish(turn: &mut Turn<'_, '_, '_>, channel: &[u8], message: &[u8]) -> usize {
     let receivers = turn.node.pubsub.receivers(channel);
-    let mut encoded: Vec<(Dialect, Option<Pattern>, Vec<u8>)> = Vec::new();
+    // Receivers come grouped by pattern: only the current one's messages are kept.
+    let mut encoded: Vec<(Dialect, Vec<u8>)> = Vec::new();
+    let mut current: &Option<Pattern> = &None;
     for (conn, pattern) in &receivers {
         let Some(client) = turn.node.clients.get(*conn) else {
             continue;
         };
         let dialect = client.dialect;
-        let known = encoded
-            .iter()
-            .position(|(d, p, _)| *d == dialect && p == pattern);
+        if pattern != current {
+            current = pattern;
+            encoded.clear();
+        }
+        let known = encoded.iter().position(|(d, _)| *d == dialect);
         let index = known.unwrap_or_else(|| {
             encoded.push((
                 dialect,
-                pattern.clone(),
                 encode(dialect, pattern.as_deref(), channel, message),
             ));
             encoded.len() - 1
         });
-        turn.deliver(*conn, &encoded[index].2);
+        turn.deliver(*conn, &encoded[index].1);
     }
     receivers.len()
 }

@@ -199,7 +199,8 @@ impl Session {
             let Pending { bytes, parser } = &mut *pending;
             let used = self.run(cx, bytes, parser);
             bytes.drain(..used);
-            if !bytes.is_empty() && self.phase != Phase::Closing {
+            let is_unfinished = !bytes.is_empty() || !parser.is_at_start();
+            if is_unfinished && self.phase != Phase::Closing {
                 self.pending = Some(pending);
             }
         }
@@ -224,6 +225,7 @@ impl Session {
         match answer {
             Answer::Ok => reply.ok(),
             Answer::Zero => reply.int(0),
+            Answer::Nothing => {}
         }
         cx.net.write(&out);
     }
@@ -254,7 +256,8 @@ impl Protocol<Node> for Session {
         }
         let mut parser = std::mem::take(&mut cx.app.scratch.parser);
         let used = self.run(cx, data, &mut parser);
-        if used < data.len() && self.phase != Phase::Closing {
+        let is_unfinished = used < data.len() || !parser.is_at_start();
+        if is_unfinished && self.phase != Phase::Closing {
             let bytes = data[used..].to_vec();
             self.pending = Some(Box::new(Pending { bytes, parser }));
         } else {

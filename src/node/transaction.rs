@@ -75,8 +75,8 @@ impl Watches {
     }
 
     /// Ends the watches of a client.
-    pub fn forget(&mut self, watched: &[(Box<[u8]>, bool)], conn: ConnId) {
-        for (key, _) in watched {
+    pub fn forget(&mut self, watched: &BTreeMap<Box<[u8]>, bool>, conn: ConnId) {
+        for key in watched.keys() {
             if let Some(watchers) = self.keys.get_mut(key) {
                 watchers.retain(|&watcher| watcher != conn);
                 if watchers.is_empty() {
@@ -112,17 +112,12 @@ pub fn watch(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
     }
     let me = turn.me;
     for key in args.skip(1).iter() {
-        if turn
-            .client()
-            .watched
-            .iter()
-            .any(|(watched, _)| **watched == *key)
-        {
+        if turn.client().watched.contains_key(key) {
             continue;
         }
         let exists = turn.node.keyspace.exists(key, turn.node.at_ms);
         turn.node.watches.add(key, me);
-        turn.client().watched.push((key.into(), exists));
+        turn.client().watched.insert(key.into(), exists);
     }
     turn.node.update_recording();
     turn.reply.ok();

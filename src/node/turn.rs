@@ -43,7 +43,11 @@ impl Turn<'_, '_, '_> {
     /// client is the very one that is asking.
     /// A client that leaves more than [`PUSHED_BYTES_MAX`] unread is cut off.
     pub fn deliver(&mut self, conn: ConnId, bytes: &[u8]) {
-        if self.net.out_len_of(conn) > PUSHED_BYTES_MAX {
+        let unsent = match conn == self.me {
+            true => self.reply.len() + self.pushed.len(),
+            false => 0,
+        };
+        if self.net.out_len_of(conn) + unsent > PUSHED_BYTES_MAX {
             log::warn!("a client that does not read what it asked to hear was cut off");
             return self.net.abort(conn);
         }

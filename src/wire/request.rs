@@ -243,8 +243,8 @@ enum State {
     Start,
     /// In an inline line of which `scanned` bytes hold no newline.
     Inline { scanned: usize },
-    /// In a line to be skipped, of which `scanned` bytes hold no newline.
-    Discard { scanned: usize },
+    /// In a line to be skipped.
+    Discard,
     /// In the `*` line.
     Count,
     /// Before or in the `$` line at `at`, `left` arguments to go.
@@ -282,7 +282,7 @@ impl Parser {
         comments: bool,
     ) -> Result<Progress, Violation> {
         let progress = self.step(bytes, limits, comments);
-        if !matches!(progress, Ok(Progress::Incomplete)) {
+        if !matches!(progress, Ok(Progress::Incomplete)) && self.state != State::Discard {
             self.state = State::Start;
         }
         progress
@@ -300,9 +300,9 @@ impl Parser {
         }
     }
 
-    /// Makes the next call skip everything up to and including the next newline.
+    /// Makes the next calls skip everything up to and including the next newline, as it comes in.
     pub fn discard_line(&mut self) {
-        self.state = State::Discard { scanned: 0 };
+        self.state = State::Discard;
     }
 
     fn step(
@@ -319,6 +319,7 @@ impl Parser {
                     self.ranges.clear();
                     self.is_unquoted = false;
                 }
+                [0x16] => return Ok(Progress::Incomplete),
                 [0x16, 0x03, ..] => return Err(Violation::Tls),
                 [IAC, ..] => return Ok(telnet(bytes)),
                 _ => self.state = State::Inline { scanned: 0 },
@@ -326,22 +327,19 @@ impl Parser {
         }
         match self.state {
             State::Inline { scanned } => self.inline(bytes, scanned, limits, comments),
-            State::Discard { scanned } => Ok(self.discard(bytes, scanned)),
+            State::Discard => Ok(self.discard(bytes)),
             _ => self.multibulk(bytes, limits),
         }
     }
 
-    fn discard(&mut self, bytes: &[u8], scanned: usize) -> Progress {
-        match memchr::memchr(b'\n', &bytes[scanned..]) {
-            Some(newline) => Progress::Nothing {
-                consumed: scanned + newline + 1,
-            },
-            None => {
-                self.state = State::Discard {
-                    scanned: bytes.len(),
-                };
-                Progress::Incomplete
-            }
+    fn discard(&mut self, bytes: &[u8]) -> Progress {
+        let newline = memchr::memchr(b'\n', bytes);
+        if newline.is_some() {
+            self.state = State::Start;
+        }
+        match newline.map_or(bytes.len(), |newline| newline + 1) {
+            0 => Progress::Incomplete,
+            consumed => Progress::Nothing { consumed },
         }
     }
 
@@ -430,7 +428,7 @@ impl Parser {
                         left: left - 1,
                     };
                 }
-                State::Start | State::Inline { .. } | State::Discard { .. } => {
+                State::Start | State::Inline { .. } | State::Discard => {
                     unreachable!("not multibulk")
                 }
             }
@@ -528,7 +526,7 @@ fn header<'a>(
     limits: &Limits,
 ) -> Result<Option<(&'a [u8], usize)>, TooLong> {
     let rest = &bytes[at.min(bytes.len())..];
-    let window = &rest[..rest.len().min(limits.line_bytes_max + 2)];
+    let window = &rest[..rest.len().min(limits.line_bytes_max + 1)];
     match memchr::memchr(b'\r', window) {
         Some(end) if end + 1 < rest.len() => Ok(Some((&rest[..end], at + end + 2))),
         Some(_) => Ok(None),
@@ -615,6 +613,15 @@ mod tests {
     }
 
     #[test]
+    fn a_handshake_is_known_wherever_it_is_cut() {
+        for piece in 1..6 {
+            let found = requests(b"\x16\x03\x01\x02\x00\x01", piece);
+            assert_eq!(found, [Err(Violation::Tls)], "in pieces of {piece}");
+        }
+        assert_eq!(requests(b"\x16\n", 1), [command(&[b"\x16"])]);
+    }
+
+    #[test]
     fn endless_lines_end() {
         let long = vec![b'a'; LIMITS.line_bytes_max + 1];
         assert_eq!(requests(&long, 4096), [Err(Violation::InlineTooBig)]);
@@ -626,6 +633,11 @@ mod tests {
         ]
         .concat();
         assert_eq!(requests(&length, 4096), [Err(Violation::LengthTooLong)]);
+        // Just too long, with its end: the same whether that has arrived or not.
+        let just = [&count[..LIMITS.line_bytes_max + 1], b"\r\n"].concat();
+        for piece in [just.len() - 2, just.len()] {
+            assert_eq!(requests(&just, piece), [Err(Violation::CountTooLong)]);
+        }
     }
 
     #[test]
@@ -668,11 +680,13 @@ mod tests {
         parser.discard_line();
         assert_eq!(
             parser.next(b"rubbish", &LIMITS, false),
-            Ok(Progress::Incomplete)
+            Ok(Progress::Nothing { consumed: 7 }),
+            "it is not kept until its end"
         );
+        assert!(!parser.is_at_start());
         assert_eq!(
-            parser.next(b"rubbish\nPING\n", &LIMITS, false),
-            Ok(Progress::Nothing { consumed: 8 })
+            parser.next(b"bish\nPING\n", &LIMITS, false),
+            Ok(Progress::Nothing { consumed: 5 })
         );
         assert_eq!(
             parser.next(b"PING\n", &LIMITS, false),

@@ -1,0 +1,203 @@
+//! Whole sessions in a simulated network, where a client says exactly what hurts.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test, of which one measures time"
+)]
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use marline::config::Options;
+use marline::config::values::{Origin, Values};
+use marline::node::{self, Node};
+use marline::reactor::Reactor;
+use marline::reactor::backend::{Backend, Raw};
+use marline::reactor::sim::{Faults, SimBackend, SimNet};
+
+/// A node and its network.
+struct World {
+    net: SimNet,
+    server: Reactor<SimBackend, Node>,
+    address: SocketAddr,
+}
+
+impl World {
+    fn new() -> World {
+        World::with(&[])
+    }
+
+    fn with(settings: &[(&str, &str)]) -> World {
+        let net = SimNet::new(1, Faults::calm());
+        let mut values = Values::default();
+        values.set("port", "0", Origin::Flag).unwrap();
+        for (name, text) in settings {
+            values.set(name, text, Origin::Flag).unwrap();
+        }
+        let options = Options::read(&values).unwrap();
+        let (server, address) = node::start(net.node(), Node::new(values, options, 1)).unwrap();
+        World {
+            net,
+            server,
+            address,
+        }
+    }
+
+    fn client(&mut self) -> Client {
+        let mut backend = self.net.node();
+        let raw = backend.connect(self.address, 1).unwrap();
+        self.pass(Duration::from_millis(5));
+        Client { backend, raw }
+    }
+
+    /// Lets the node live for so long.
+    fn pass(&mut self, time: Duration) {
+        const STEP: Duration = Duration::from_micros(200);
+        for _ in 0..time.as_micros() / STEP.as_micros() {
+            self.server.turn(None).unwrap();
+            self.net.pass(STEP);
+        }
+    }
+
+    /// What `client` hears after it has said `words`.
+    fn ask(&mut self, client: &mut Client, words: &str) -> String {
+        self.send(client, words.as_bytes());
+        client.heard()
+    }
+
+    fn send(&mut self, client: &mut Client, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            match client.backend.write(client.raw, bytes) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+            self.pass(Duration::from_millis(1));
+        }
+        self.pass(Duration::from_millis(5));
+    }
+}
+
+struct Client {
+    backend: SimBackend,
+    raw: Raw,
+}
+
+impl Client {
+    fn heard(&mut self) -> String {
+        let (mut heard, mut piece) = (Vec::new(), [0; 4096]);
+        while let Ok(read @ 1..) = self.backend.read(self.raw, &mut piece) {
+            heard.extend_from_slice(&piece[..read]);
+        }
+        String::from_utf8(heard).unwrap()
+    }
+}
+
+#[test]
+fn a_line_that_is_skipped_takes_no_memory() {
+    let mut world = World::with(&[("client-query-buffer-limit", "1mb")]);
+    let (mut talker, mut other) = (world.client(), world.client());
+    world.ask(&mut talker, "HELLO LINE\r\n");
+    for _ in 0..48 {
+        world.send(&mut talker, &[b'a'; 64 << 10]);
+        // The parser that skips is not one that others use.
+        assert_eq!(world.ask(&mut other, "PING\r\n"), "+PONG\r\n");
+    }
+    assert_eq!(
+        world.ask(&mut talker, "\nPING\r\n"),
+        "-ERR Protocol error: too big inline request\nPONG\n"
+    );
+}
+
+#[test]
+fn watching_many_keys_is_no_more_work_than_they_are() {
+    let mut world = World::new();
+    let mut client = world.client();
+    let keys: String = (0..100_000)
+        .map(|key| format!("$7\r\nk{key:06}\r\n"))
+        .collect();
+    let began = std::time::Instant::now();
+    world.send(
+        &mut client,
+        format!("*100001\r\n$5\r\nWATCH\r\n{keys}").as_bytes(),
+    );
+    assert_eq!(world.ask(&mut client, "UNWATCH\r\n"), "+OK\r\n+OK\r\n");
+    // Looked through one by one it took a minute.
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_reply_is_not_reshaped_while_it_is_written() {
+    let mut world = World::new();
+    for words in [
+        "HELLO 2",
+        "HELLO JSON",
+        "CLIENT REPLY OFF",
+        "CLIENT REPLY SKIP",
+    ] {
+        for dialect in ["LINE", "JSON"] {
+            let mut client = world.client();
+            let heard = world.ask(
+                &mut client,
+                &format!("HELLO {dialect}\r\nMULTI\r\n{words}\r\nPING\r\nEXEC\r\nPING\r\n"),
+            );
+            let lines: Vec<&str> = heard.lines().collect();
+            assert_eq!(lines.len(), 6, "{heard}");
+            assert!(lines[2].contains("not allowed inside a transaction"));
+            assert!(lines[4].contains("EXECABORT") && lines[5].contains("PONG"));
+        }
+    }
+}
+
+#[test]
+fn silence_includes_answers_that_come_late() {
+    let mut world = World::new();
+    let mut client = world.client();
+    let waits = "WAIT 1 1\r\nDEBUG SLEEP 0.001\r\n";
+    let heard = world.ask(
+        &mut client,
+        &format!("CLIENT REPLY OFF\r\n{waits}CLIENT REPLY ON\r\n"),
+    );
+    assert_eq!(heard, "+OK\r\n");
+    let heard = world.ask(&mut client, "CLIENT REPLY SKIP\r\nWAIT 1 1\r\nPING\r\n");
+    assert_eq!(heard, "+PONG\r\n");
+}
+
+#[test]
+fn a_transaction_does_not_grow_for_ever() {
+    let mut world = World::with(&[("client-query-buffer-limit", "1mb")]);
+    let mut client = world.client();
+    world.ask(&mut client, "MULTI\r\n");
+    let set = format!("SET k {}\r\n", "v".repeat(30_000));
+    let mut heard = String::new();
+    for _ in 0..40 {
+        let _ = client.backend.write(client.raw, set.as_bytes());
+        world.pass(Duration::from_millis(5));
+        heard.push_str(&client.heard());
+    }
+    assert!(heard.ends_with("larger than client-query-buffer-limit\r\n"));
+}
+
+#[test]
+fn a_publisher_who_listens_by_many_patterns_is_cut_off() {
+    let mut world = World::new();
+    let mut client = world.client();
+    world.ask(&mut client, "HELLO 3\r\n");
+    // All different, and all match.
+    let patterns: String = (1..=400)
+        .map(|len| format!(" {}", "*".repeat(len)))
+        .collect();
+    world.ask(
+        &mut client,
+        &format!("PSUBSCRIBE{}\r\n", &patterns[..60_000]),
+    );
+    let message = "m".repeat(1 << 20);
+    let publish = format!("*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$1048576\r\n{message}\r\n");
+    world.send(&mut client, publish.as_bytes());
+    for _ in 0..2_000 {
+        world.pass(Duration::from_millis(1));
+        client.heard();
+    }
+    let mut other = world.client();
+    let clients = world.ask(&mut other, "CLIENT LIST\r\n");
+    assert_eq!(clients.matches("id=").count(), 1, "{clients}");
+}
