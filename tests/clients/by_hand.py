@@ -78,7 +78,7 @@ def hello_line_conversation(server):
         ("SET dash -x", "OK"),
         ("GET dash", "\"-x\""),
         ("DECR below", "-1"),
-        ("GET below", "-1"),
+        ("GET below", '"-1"'),
         ("SET star *2", "OK"),
         ("GET star", "\"*2\""),
     ])

@@ -13,4 +13,6 @@ DELIBERATE = [
     (rb".*", rb".*", rb".*-ERR Protocol error: expected CR LF behind a bulk string\r\n<closed>",
      "Redis skips two bytes behind a bulk string whatever they are; a wrong length is told at once"),
     (rb"(?i)select ", rb"\+OK", rb"-ERR DB index is out of range", "there is one database, number 0"),
+    (rb"(?i)object refcount ", rb":(1|2147483647)\r\n", rb":(1|2147483647)\r\n",
+     "no value is shared: small integers are told as shared wherever they came from"),
 ]
