@@ -17,7 +17,7 @@ const _: () = assert!(ROWS.len() * 4 <= INDEX_SLOTS && ROWS.len() < u8::MAX as u
 static INDEX: LazyLock<[u8; INDEX_SLOTS]> = LazyLock::new(|| {
     let mut index = [0; INDEX_SLOTS];
     for (number, row) in ROWS.iter().enumerate() {
-        let mut at = hash(row.name.bytes());
+        let mut at = hash(row.name.len(), |at| row.name.as_bytes()[at]);
         while index[at] != 0 {
             at = (at + 1) % INDEX_SLOTS;
         }
@@ -26,12 +26,15 @@ static INDEX: LazyLock<[u8; INDEX_SLOTS]> = LazyLock::new(|| {
     index
 });
 
-/// FNV-1a over the name in lower case.
-fn hash(name: impl Iterator<Item = u8>) -> usize {
-    let hash = name.fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0193)
-    });
-    (hash ^ (hash >> 15)) as usize % INDEX_SLOTS
+/// Three letters of a name in lower case, and its length: they tell nearly all names apart.
+fn hash(len: usize, letter: impl Fn(usize) -> u8) -> usize {
+    let letter = |at: usize| usize::from(letter(at).to_ascii_lowercase());
+    match len {
+        0 => 0,
+        _ => {
+            (letter(0) * 37 + letter(len / 2) * 131 + letter(len - 1) * 7 + len * 61) % INDEX_SLOTS
+        }
+    }
 }
 
 fn look_up(hash: usize, is_it: impl Fn(&str) -> bool) -> Option<&'static Row> {
@@ -49,7 +52,7 @@ fn look_up(hash: usize, is_it: impl Fn(&str) -> bool) -> Option<&'static Row> {
 
 /// The row of a command, in any case; `container|name` for a subcommand.
 pub fn find(name: &[u8]) -> Option<&'static Row> {
-    look_up(hash(name.iter().copied()), |row| {
+    look_up(hash(name.len(), |at| name[at]), |row| {
         row.as_bytes().eq_ignore_ascii_case(name)
     })
 }
@@ -57,8 +60,12 @@ pub fn find(name: &[u8]) -> Option<&'static Row> {
 /// The row of subcommand `name` of `container`.
 pub fn find_sub(container: &Row, name: &[u8]) -> Option<&'static Row> {
     let prefix = container.name.as_bytes();
-    let bytes = prefix.iter().chain(b"|").chain(name).copied();
-    look_up(hash(bytes), |row| {
+    let letter = |at: usize| match at.checked_sub(prefix.len()) {
+        None => prefix[at],
+        Some(0) => b'|',
+        Some(behind) => name[behind - 1],
+    };
+    look_up(hash(prefix.len() + 1 + name.len(), letter), |row| {
         row.len() == prefix.len() + 1 + name.len()
             && row.as_bytes().starts_with(prefix)
             && row.as_bytes()[prefix.len()] == b'|'

@@ -314,6 +314,13 @@ impl Parser {
         if self.state == State::Start {
             match bytes {
                 [] => return Ok(Progress::Incomplete),
+                // Nearly every count has one digit: judged without a search.
+                [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] => {
+                    let left = usize::from(count - b'0');
+                    self.state = State::Length { at: 4, left };
+                    self.ranges.clear();
+                    self.is_unquoted = false;
+                }
                 [b'*', ..] => {
                     self.state = State::Count;
                     self.ranges.clear();
