@@ -14,6 +14,7 @@ use marline::node::{self, Node};
 use marline::reactor::Reactor;
 use marline::reactor::backend::{Backend, Raw};
 use marline::reactor::sim::{Faults, SimBackend, SimNet};
+use marline::wire::reply::{Dialect, Reply};
 
 /// A node and its network.
 struct World {
@@ -271,4 +272,23 @@ fn half_a_conversation_is_answered_in_full() {
         let clients = world.ask(&mut other, "CLIENT LIST\r\n");
         assert_eq!(clients.matches("id=").count(), 1, "{words}: {clients}");
     }
+}
+
+#[test]
+fn a_reply_that_nobody_will_be_sent_is_not_made() {
+    let mut world = World::with(&[("client-output-limit", "1mb")]);
+    let mut client = world.client();
+    world.ask(&mut client, &format!("SET k {}\r\n", "v".repeat(60_000)));
+    let keys = " k".repeat(10_000);
+    world.send(&mut client, format!("MGET{keys}\r\n").as_bytes());
+    let mut other = world.client();
+    let clients = world.ask(&mut other, "CLIENT LIST\r\n");
+    assert_eq!(clients.matches("id=").count(), 1, "{clients}");
+
+    let mut bytes = Vec::new();
+    let mut reply = Reply::new(&mut bytes, Dialect::Line).limited(10_000);
+    reply.array(1_000);
+    (0..1_000).for_each(|_| reply.bulk(&[b'v'; 1_000]));
+    assert!(reply.is_cut() && reply.is_complete());
+    assert!(bytes.len() < 20_000);
 }

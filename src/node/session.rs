@@ -88,12 +88,13 @@ impl Session {
             return input.len();
         };
         let dialect = client.dialect;
+        let bytes_max = cx.app.options.output_bytes_max;
         let mut out = std::mem::take(&mut cx.app.scratch.replies);
         cx.app.stamp(cx.net.wall_ms());
         let mut turn = Turn {
             node: cx.app,
             net: &mut cx.net,
-            reply: Reply::new(&mut out, dialect),
+            reply: Reply::new(&mut out, dialect).limited(bytes_max),
             me,
             in_transaction: false,
         };
@@ -104,7 +105,9 @@ impl Session {
                 Some(consumed) => used += consumed,
                 None => break,
             }
-            if turn.reply.len() > BATCH_REPLY_BYTES_MAX {
+            if turn.reply.is_cut() {
+                self.cut_off(&mut turn);
+            } else if turn.reply.len() > BATCH_REPLY_BYTES_MAX {
                 self.hand_over(&mut turn);
             }
         }
@@ -129,6 +132,16 @@ impl Session {
         if self.phase == Phase::Open && turn.net.is_congested() {
             self.phase = Phase::Congested;
         }
+    }
+
+    /// Ends a session whose reply is larger than all that may ever wait for its reader.
+    fn cut_off(&mut self, turn: &mut Turn<'_, '_, '_>) {
+        log::warn!(
+            "{}: asked for a reply beyond client-output-limit; cut off",
+            turn.client().peer
+        );
+        self.phase = Phase::Closing;
+        turn.net.abort_connection();
     }
 
     /// Runs the request at the beginning of `input`; how long it was, or `None` when it must wait.
