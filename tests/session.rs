@@ -14,6 +14,7 @@ use marline::node::{self, Node};
 use marline::reactor::Reactor;
 use marline::reactor::backend::{Backend, Raw};
 use marline::reactor::sim::{Faults, SimBackend, SimNet};
+use marline::wire::reply::{Dialect, Reply};
 
 /// A node and its network.
 struct World {
@@ -200,4 +201,94 @@ fn a_publisher_who_listens_by_many_patterns_is_cut_off() {
     let mut other = world.client();
     let clients = world.ask(&mut other, "CLIENT LIST\r\n");
     assert_eq!(clients.matches("id=").count(), 1, "{clients}");
+}
+
+#[test]
+fn pauses_end_once_and_hold_whom_they_should() {
+    let mut world = World::new();
+    let (mut a, mut b) = (world.client(), world.client());
+    assert_eq!(world.ask(&mut a, "CLIENT PAUSE 50\r\n"), "+OK\r\n");
+    assert_eq!(world.ask(&mut b, "PING\r\nMULTI\r\nSET k v\r\n"), "");
+    // A longer pause that lets reads through holds back as the stricter one did, for its own time.
+    assert_eq!(
+        world.ask(&mut a, "CLIENT PAUSE 100 WRITE\r\nCLIENT PAUSE 1\r\n"),
+        "+OK\r\n+OK\r\n"
+    );
+    world.pass(Duration::from_millis(60));
+    assert_eq!(b.heard(), "");
+    world.pass(Duration::from_millis(60));
+    assert_eq!(b.heard(), "+PONG\r\n+OK\r\n+QUEUED\r\n");
+    // The alarm of a pause that was lifted does not end the next one.
+    world.ask(
+        &mut a,
+        "CLIENT PAUSE 20\r\nCLIENT UNPAUSE\r\nCLIENT PAUSE 80\r\n",
+    );
+    assert_eq!(world.ask(&mut b, "EXEC\r\n"), "");
+    world.pass(Duration::from_millis(40));
+    assert_eq!(b.heard(), "");
+    world.pass(Duration::from_millis(60));
+    assert_eq!(b.heard(), "*1\r\n+OK\r\n");
+}
+
+#[test]
+fn who_hangs_up_while_held_or_waiting_is_forgotten() {
+    let mut world = World::new();
+    let mut watcher = world.client();
+    for words in [
+        "WAIT 1 0\r\n",
+        "WAIT 1 100000000\r\n",
+        "CLIENT PAUSE 50\r\nPING\r\n",
+    ] {
+        let mut client = world.client();
+        world.ask(&mut client, words);
+        client.backend.close(client.raw, true);
+        world.pass(Duration::from_millis(100));
+        let clients = world.ask(&mut watcher, "CLIENT LIST\r\n");
+        assert_eq!(clients.matches("id=").count(), 1, "{words}: {clients}");
+    }
+    let mut client = world.client();
+    world.ask(&mut client, "WAIT 1 0\r\n");
+    client.backend.shutdown_write(client.raw);
+    world.pass(Duration::from_millis(100));
+    let clients = world.ask(&mut watcher, "CLIENT LIST\r\n");
+    assert_eq!(clients.matches("id=").count(), 1, "{clients}");
+}
+
+#[test]
+fn half_a_conversation_is_answered_in_full() {
+    for words in [
+        "WAIT 1 20\r\nPING\r\n",
+        "DEBUG SLEEP 0.02\r\nPING\r\n",
+        "CLIENT PAUSE 20\r\nPING\r\n",
+    ] {
+        let mut world = World::new();
+        let mut client = world.client();
+        world.send(&mut client, words.as_bytes());
+        client.backend.shutdown_write(client.raw);
+        world.pass(Duration::from_millis(50));
+        let heard = client.heard();
+        assert!(heard.ends_with("+PONG\r\n"), "{words}: {heard}");
+        let mut other = world.client();
+        let clients = world.ask(&mut other, "CLIENT LIST\r\n");
+        assert_eq!(clients.matches("id=").count(), 1, "{words}: {clients}");
+    }
+}
+
+#[test]
+fn a_reply_that_nobody_will_be_sent_is_not_made() {
+    let mut world = World::with(&[("client-output-limit", "1mb")]);
+    let mut client = world.client();
+    world.ask(&mut client, &format!("SET k {}\r\n", "v".repeat(60_000)));
+    let keys = " k".repeat(10_000);
+    world.send(&mut client, format!("MGET{keys}\r\n").as_bytes());
+    let mut other = world.client();
+    let clients = world.ask(&mut other, "CLIENT LIST\r\n");
+    assert_eq!(clients.matches("id=").count(), 1, "{clients}");
+
+    let mut bytes = Vec::new();
+    let mut reply = Reply::new(&mut bytes, Dialect::Line).limited(10_000);
+    reply.array(1_000);
+    (0..1_000).for_each(|_| reply.bulk(&[b'v'; 1_000]));
+    assert!(reply.is_cut() && reply.is_complete());
+    assert!(bytes.len() < 20_000);
 }

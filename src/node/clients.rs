@@ -1,5 +1,6 @@
 //! CLIENT: what people and scripts do with connections.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::command::parse::{self, SYNTAX};
@@ -95,7 +96,8 @@ fn list(turn: &mut Turn<'_, '_, '_>, options: Args<'_>) {
             describe(turn, |client| is_of_type(client, wanted) == Some(true))
         }
         Some(word) if parse::is(word, "ID") && options.len() > 1 => {
-            let ids: Option<Vec<u64>> = options.skip(1).iter().map(number::parse_u64).collect();
+            let ids: Option<BTreeSet<u64>> =
+                options.skip(1).iter().map(number::parse_u64).collect();
             match ids {
                 Some(ids) => describe(turn, |client| ids.contains(&client.id)),
                 None => return turn.reply.error("ERR Invalid client ID"),
@@ -185,23 +187,20 @@ fn pause(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
     };
     let until = turn.net.now().saturating_add(ms.saturating_mul(1_000_000));
     // The longer and the stricter of two pauses holds, as in Redis.
-    let before = turn.node.pause.filter(|pause| pause.until > turn.net.now());
-    turn.node.pause = Some(match before {
-        Some(pause) => Pause {
-            until: pause.until.max(until),
-            all: pause.all || all,
-        },
-        None => Pause { until, all },
-    });
-    turn.net.call_later(Duration::from_millis(ms), |cx| {
-        if cx
-            .app
-            .pause
-            .is_some_and(|pause| pause.until <= cx.net.now())
-        {
+    let now = turn.net.now();
+    let before = turn.node.pause.take();
+    if let Some(pause) = before {
+        turn.net.cancel(pause.alarm);
+    }
+    let before = before.filter(|pause| pause.until > now);
+    let until = before.map_or(until, |pause| pause.until.max(until));
+    let all = all || before.is_some_and(|pause| pause.all);
+    let alarm = turn
+        .net
+        .call_later(Duration::from_nanos(until.saturating_sub(now)), |cx| {
             cx.app.end_pause(&mut cx.net);
-        }
-    });
+        });
+    turn.node.pause = Some(Pause { until, all, alarm });
     turn.reply.ok();
 }
 

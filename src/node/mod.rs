@@ -49,7 +49,7 @@ use crate::reactor::id::ConnId;
 use crate::reactor::limits::{Limits, ListenOptions};
 use crate::reactor::net::Net;
 use crate::reactor::stats::Stats as ReactorStats;
-use crate::reactor::timer::Nanos;
+use crate::reactor::timer::{Nanos, TimerId};
 use crate::store::HashSeed;
 use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::Parser;
@@ -81,6 +81,8 @@ pub struct Pause {
     pub until: Nanos,
     /// Whether it holds back reads too.
     pub all: bool,
+    /// What ends it.
+    pub alarm: TimerId,
 }
 
 /// Buffers that every batch uses and none owns.
@@ -179,7 +181,9 @@ impl Node {
     }
 
     fn end_pause(&mut self, net: &mut Net<'_, Node>) {
-        self.pause = None;
+        if let Some(pause) = self.pause.take() {
+            net.cancel(pause.alarm);
+        }
         self.held
             .drain(..)
             .for_each(|conn| net.post(conn, Message::Resume));

@@ -8,8 +8,9 @@
 //!     └─ QUIT, a violation, end of stream    ──▶ Closing
 //! ```
 //!
-//! Only an open session runs commands. In any other phase its reading is paused and what has arrived is
-//! kept; an end of stream is remembered and acted upon when everything before it has been answered, so
+//! Only an open session runs commands. In any other phase its reading is paused (a waiting one's only when
+//! much has arrived, so that a hang-up is noticed during a wait without end) and what has arrived is kept;
+//! an end of stream is remembered and acted upon when everything before it has been answered, so
 //! that `printf … | nc -N` gets every reply.
 //!
 //! An idle session owns no buffer: requests are parsed where the reactor read them, and only the rest of
@@ -21,6 +22,7 @@ use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::limits::OutputLimits;
 use crate::reactor::protocol::{Factory, Protocol, Reason};
+use crate::reactor::timer::TimerId;
 use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::{Limits, Parser, Progress, Violation};
 
@@ -42,6 +44,8 @@ const BATCH_REPLY_BYTES_MAX: usize = 256 << 10;
 /// Unread replies at which a session stops running commands, and at which it goes on.
 const CONGESTED_BYTES: usize = 1 << 20;
 const RELIEVED_BYTES: usize = 256 << 10;
+/// What a client may say while its answer waits before it is read no further.
+const WAITING_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -65,6 +69,8 @@ pub struct Session {
     /// The client will send nothing more.
     ended: bool,
     pending: Option<Box<Pending>>,
+    /// What ends the wait.
+    alarm: Option<TimerId>,
 }
 
 impl Session {
@@ -82,12 +88,13 @@ impl Session {
             return input.len();
         };
         let dialect = client.dialect;
+        let bytes_max = cx.app.options.output_bytes_max;
         let mut out = std::mem::take(&mut cx.app.scratch.replies);
         cx.app.stamp(cx.net.wall_ms());
         let mut turn = Turn {
             node: cx.app,
             net: &mut cx.net,
-            reply: Reply::new(&mut out, dialect),
+            reply: Reply::new(&mut out, dialect).limited(bytes_max),
             me,
             in_transaction: false,
             pushed: Vec::new(),
@@ -99,7 +106,9 @@ impl Session {
                 Some(consumed) => used += consumed,
                 None => break,
             }
-            if turn.reply.len() > BATCH_REPLY_BYTES_MAX {
+            if turn.reply.is_cut() {
+                self.cut_off(&mut turn);
+            } else if turn.reply.len() > BATCH_REPLY_BYTES_MAX {
                 self.hand_over(&mut turn);
             }
         }
@@ -112,7 +121,7 @@ impl Session {
         }
         if self.phase == Phase::Closing {
             cx.net.lose_connection();
-        } else if self.phase != Phase::Open {
+        } else if !matches!(self.phase, Phase::Open | Phase::Waiting(_)) {
             cx.net.pause_reading();
         }
         used
@@ -124,6 +133,16 @@ impl Session {
         if self.phase == Phase::Open && turn.net.is_congested() {
             self.phase = Phase::Congested;
         }
+    }
+
+    /// Ends a session whose reply is larger than all that may ever wait for its reader.
+    fn cut_off(&mut self, turn: &mut Turn<'_, '_, '_>) {
+        log::warn!(
+            "{}: asked for a reply beyond client-output-limit; cut off",
+            turn.client().peer
+        );
+        self.phase = Phase::Closing;
+        turn.net.abort_connection();
     }
 
     /// Runs the request at the beginning of `input`; how long it was, or `None` when it must wait.
@@ -186,8 +205,10 @@ impl Session {
         let me = turn.me;
         if let Some(until) = wait.until {
             let delay = std::time::Duration::from_nanos(until.saturating_sub(turn.net.now()));
-            turn.net
-                .call_later(delay, move |cx| cx.net.post(me, Message::Answer));
+            self.alarm = Some(
+                turn.net
+                    .call_later(delay, move |cx| cx.net.post(me, Message::Answer)),
+            );
         }
     }
 
@@ -251,6 +272,8 @@ impl Protocol<Node> for Session {
             }
             if self.phase == Phase::Open {
                 self.go_on(cx);
+            } else if kept > WAITING_BYTES_MAX {
+                cx.net.pause_reading();
             }
             return;
         }
@@ -267,7 +290,8 @@ impl Protocol<Node> for Session {
 
     fn read_closed(&mut self, cx: &mut Cx<'_, Node>) {
         self.ended = true;
-        if self.phase == Phase::Open {
+        let is_endless = matches!(self.phase, Phase::Waiting(_)) && self.alarm.is_none();
+        if self.phase == Phase::Open || is_endless {
             self.phase = Phase::Closing;
             cx.net.lose_connection();
         }
@@ -283,6 +307,7 @@ impl Protocol<Node> for Session {
         match (message, self.phase) {
             (Message::Resume, Phase::Held) => self.go_on(cx),
             (Message::Answer, Phase::Waiting(answer)) => {
+                self.alarm = None;
                 self.answer(cx, answer);
                 self.go_on(cx);
             }
@@ -304,6 +329,9 @@ impl Protocol<Node> for Session {
     fn connection_lost(&mut self, cx: &mut Cx<'_, Node>, reason: &Reason) {
         if *reason == Reason::Overflow {
             log::warn!("a client that does not read its replies was cut off");
+        }
+        if let Some(alarm) = self.alarm.take() {
+            cx.net.cancel(alarm);
         }
         cx.app.forget(cx.net.id());
     }
@@ -337,6 +365,7 @@ impl Factory<Node> for Sessions {
             phase: Phase::Open,
             ended: false,
             pending: None,
+            alarm: None,
         }))
     }
 

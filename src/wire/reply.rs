@@ -52,6 +52,8 @@ pub struct Reply<'o> {
     dialect: Dialect,
     open: Vec<Open>,
     errors: u64,
+    bytes_max: usize,
+    is_cut: bool,
 }
 
 impl<'o> Reply<'o> {
@@ -62,7 +64,20 @@ impl<'o> Reply<'o> {
             dialect,
             open: Vec::new(),
             errors: 0,
+            bytes_max: usize::MAX,
+            is_cut: false,
         }
+    }
+
+    /// With strings left out once the buffer would hold more than `bytes_max`: a reply that nobody will
+    /// be sent need not be made.
+    pub fn limited(self, bytes_max: usize) -> Self {
+        Reply { bytes_max, ..self }
+    }
+
+    /// Whether a string was left out; what was written since is of no use.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// The dialect being written.
@@ -145,6 +160,10 @@ impl<'o> Reply<'o> {
 
     /// A binary-safe string.
     pub fn bulk(&mut self, value: &[u8]) {
+        if self.out.len().saturating_add(value.len()) > self.bytes_max {
+            self.is_cut = true;
+            return self.nil();
+        }
         match self.dialect {
             Dialect::Resp2 | Dialect::Resp3 => {
                 self.out.reserve(value.len() + 16);
