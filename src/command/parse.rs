@@ -67,6 +67,8 @@ pub const SYNTAX: Fault = fault("ERR syntax error");
 /// Redis's text for what should be an integer.
 pub const NOT_INTEGER: Fault = fault("ERR value is not an integer or out of range");
 const BIT_OFFSET: Fault = fault("ERR bit offset is not an integer or out of range");
+const PATTERN_TOO_LONG: Fault = fault("ERR pattern is longer than 1024 bytes");
+const _: () = assert!(config::PATTERN_BYTES_MAX == 1_024);
 const KEY_TOO_LONG: Fault = fault("ERR key is longer than 65536 bytes");
 const _: () = assert!(config::KEY_BYTES_MAX == 65_536);
 
@@ -186,9 +188,7 @@ fn many(verb: Verb, args: Args<'_>) -> Option<Parsed<Many<'_>>> {
         Verb::Copy => copy(args),
         Verb::Bitop => bit_op(args),
         Verb::Lcs => lcs(args),
-        Verb::Keys => Ok(Many::Keys {
-            pattern: args.at(1),
-        }),
+        Verb::Keys => pattern(args.at(1)).map(|pattern| Many::Keys { pattern }),
         Verb::Scan => scan(args),
         Verb::Randomkey => Ok(Many::RandomKey),
         Verb::Dbsize => Ok(Many::DbSize),
@@ -204,6 +204,17 @@ fn many(verb: Verb, args: Args<'_>) -> Option<Parsed<Many<'_>>> {
 /// [`NOT_INTEGER`].
 pub fn integer(text: &[u8]) -> Parsed<i64> {
     number::parse_i64(text).ok_or(NOT_INTEGER)
+}
+
+/// A pattern that is short enough to be matched.
+///
+/// # Errors
+/// It is longer than `config::PATTERN_BYTES_MAX`.
+pub fn pattern(text: &[u8]) -> Parsed<&[u8]> {
+    match text.len() > config::PATTERN_BYTES_MAX {
+        true => Err(PATTERN_TOO_LONG),
+        false => Ok(text),
+    }
 }
 
 /// Whether `word` is `keyword`, in any case.
@@ -671,7 +682,7 @@ fn lcs(args: Args<'_>) -> Parsed<Many<'_>> {
 
 fn scan(args: Args<'_>) -> Parsed<Many<'_>> {
     let cursor = number::parse_u64(args.at(1)).ok_or(fault("ERR invalid cursor"))?;
-    let (mut pattern, mut count, mut only_strings) = (None, 10, true);
+    let (mut matching, mut count, mut only_strings) = (None, 10, true);
     let mut options = args.skip(2).iter();
     while let (Some(word), Some(value)) = (options.next(), options.next()) {
         match () {
@@ -681,7 +692,9 @@ fn scan(args: Args<'_>) -> Parsed<Many<'_>> {
                     .filter(|&count| count > 0)
                     .ok_or(SYNTAX)?;
             }
-            () if is(word, "MATCH") => pattern = Some(value).filter(|&pattern| pattern != b"*"),
+            () if is(word, "MATCH") => {
+                matching = Some(pattern(value)?).filter(|&pattern| pattern != b"*");
+            }
             () if is(word, "TYPE") => only_strings = is(value, "string"),
             () => return Err(SYNTAX),
         }
@@ -689,7 +702,7 @@ fn scan(args: Args<'_>) -> Parsed<Many<'_>> {
     match args.len().is_multiple_of(2) {
         true => Ok(Many::Scan {
             cursor,
-            pattern,
+            pattern: matching,
             count,
             only_strings,
         }),

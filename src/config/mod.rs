@@ -18,6 +18,10 @@ use values::Values;
 
 /// Longest key. A key longer than this is refused with an error.
 pub const KEY_BYTES_MAX: usize = 65_536;
+/// Longest pattern and longest channel. Matching takes at most the product of the two.
+pub const PATTERN_BYTES_MAX: usize = 1_024;
+/// See [`PATTERN_BYTES_MAX`].
+pub const CHANNEL_BYTES_MAX: usize = 65_536;
 /// Longest value that a command may build, and the default of `proto-max-bulk-len`.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 

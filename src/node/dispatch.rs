@@ -9,6 +9,7 @@ use crate::command::parse::{self, Fault, WithoutKey};
 use crate::command::row::{Row, flag};
 use crate::command::table;
 use crate::command::verb::Verb;
+use crate::config::CHANNEL_BYTES_MAX;
 use crate::reactor::timer::Nanos;
 use crate::wire::reply::Dialect;
 use crate::wire::request::Args;
@@ -65,7 +66,7 @@ const ECHO_BYTES_MAX: usize = 128;
 
 /// Answers one request of `request_bytes`.
 pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize) -> Next {
-    let row = match table::find(args.at(0)) {
+    let row = match look_up(turn, args.at(0)) {
         Some(row) if row.is_container() || (row.verb == Verb::Command && args.len() > 1) => {
             match subcommand(row, args) {
                 Ok(row) => row,
@@ -120,6 +121,15 @@ fn is_quick(turn: &Turn<'_, '_, '_>, row: &Row, request_bytes: usize) -> bool {
     (row.is(flag::FAST) || row.verb == Verb::Set)
         && request_bytes <= QUICK_BYTES_MAX
         && !turn.node.meter.each
+}
+
+/// The row of the command called `name`. In a pipeline it is most likely the one before.
+fn look_up(turn: &Turn<'_, '_, '_>, name: &[u8]) -> Option<&'static Row> {
+    let before = turn.node.meter.verb.map(table::row);
+    before
+        .filter(|row| row.name.as_bytes().eq_ignore_ascii_case(name))
+        .or_else(|| table::find(name))
+        .filter(|row| !row.is_subcommand())
 }
 
 /// The row of a subcommand that `args` name and fit.
@@ -378,6 +388,9 @@ fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> N
         Verb::Psubscribe => pubsub::subscribe(turn, pubsub::Kind::Pattern, args.skip(1)),
         Verb::Unsubscribe => pubsub::unsubscribe(turn, pubsub::Kind::Channel, args.skip(1)),
         Verb::Punsubscribe => pubsub::unsubscribe(turn, pubsub::Kind::Pattern, args.skip(1)),
+        Verb::Publish if args.at(1).len() > CHANNEL_BYTES_MAX => {
+            turn.reply.error("ERR channel is longer than 65536 bytes");
+        }
         Verb::Publish => {
             let receivers = pubsub::publish(turn, args.at(1), args.at(2));
             turn.reply.count(receivers);

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::command::glob;
 use crate::command::table;
 use crate::command::verb::Verb;
+use crate::config::{CHANNEL_BYTES_MAX, PATTERN_BYTES_MAX};
 use crate::reactor::id::ConnId;
 use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::Args;
@@ -130,6 +131,9 @@ impl PubSub {
 /// SUBSCRIBE, PSUBSCRIBE.
 pub fn subscribe(turn: &mut Turn<'_, '_, '_>, kind: Kind, names: Args<'_>) {
     let me = turn.me;
+    if let Some(fault) = names.iter().find_map(|name| too_long(kind, name)) {
+        return turn.reply.error(fault);
+    }
     for name in names.iter() {
         let subscriptions = turn
             .client()
@@ -146,6 +150,19 @@ pub fn subscribe(turn: &mut Turn<'_, '_, '_>, kind: Kind, names: Args<'_>) {
                 .push(me);
         }
         confirm(&mut turn.reply, kind, "subscribe", Some(name), count);
+    }
+}
+
+/// What to answer to a name that nobody may listen to.
+pub fn too_long(kind: Kind, name: &[u8]) -> Option<&'static str> {
+    match kind {
+        Kind::Channel if name.len() > CHANNEL_BYTES_MAX => {
+            Some("ERR channel is longer than 65536 bytes")
+        }
+        Kind::Pattern if name.len() > PATTERN_BYTES_MAX => {
+            Some("ERR pattern is longer than 1024 bytes")
+        }
+        _ => None,
     }
 }
 
@@ -234,6 +251,9 @@ fn encode(dialect: Dialect, pattern: Option<&[u8]>, channel: &[u8], message: &[u
 
 /// PUBSUB CHANNELS.
 pub fn channels(turn: &mut Turn<'_, '_, '_>, pattern: Option<&[u8]>) {
+    if let Some(fault) = pattern.and_then(|pattern| too_long(Kind::Pattern, pattern)) {
+        return turn.reply.error(fault);
+    }
     let matching: Vec<&[u8]> = turn
         .node
         .pubsub

@@ -111,7 +111,8 @@ impl Stats {
 /// The run at hand.
 #[derive(Debug, Default)]
 pub struct Meter {
-    verb: Option<Verb>,
+    /// The command of the run.
+    pub verb: Option<Verb>,
     count: u64,
     since: Nanos,
     /// Every command is measured alone, because somebody wants to see short ones.

@@ -340,6 +340,8 @@ def safe(command):
     name = command[0].upper()
     if name in (b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE", b"MONITOR", b"QUIT", b"SHUTDOWN", b"WATCH", b"MULTI"):
         return False
+    if name == b"SELECT":  # there is one database here: elsewhere the two would go on in different ones
+        return not (len(command) == 2 and command[1].isdigit())
     if name in (b"EXPIRE", b"PEXPIRE", b"SETEX", b"PSETEX"):
         return not (len(command) > 2 and near(command[2]))
     for at, word in enumerate(command):
