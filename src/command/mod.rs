@@ -1,6 +1,7 @@
 //! Commands: from the arguments that were typed to what they mean.
 //!
 //! - [`verb`], [`row`], [`rows`], [`table`]: the command table, the single source of truth.
+//! - [`resolve`]: what was typed -> its row, or the error.
 //! - [`op`]: what the store can be asked to do with one key: parsed, checked, borrowed from the request.
 //! - [`float`]: the floating point of INCRBYFLOAT, for the parser that checks and the store that adds.
 //! - [`data`]: the commands on data, made of operations; [`parse`]: arguments -> those.
@@ -14,6 +15,7 @@ pub mod float;
 pub mod glob;
 pub mod op;
 pub mod parse;
+pub mod resolve;
 pub mod row;
 pub mod rows;
 pub mod table;

@@ -2,6 +2,7 @@
 
 use crate::command::glob;
 use crate::command::parse::{self, SYNTAX};
+use crate::command::resolve;
 use crate::command::row::{Group, Row, flag};
 use crate::command::table;
 use crate::command::verb::Verb;
@@ -148,7 +149,7 @@ fn keys(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
     let Some(row) = table::find(args.at(0)) else {
         return turn.reply.error("ERR Invalid command specified");
     };
-    let row = super::dispatch::subcommand(row, args).unwrap_or(row);
+    let row = resolve::subcommand(row, args).unwrap_or(row);
     if row.keys.first == 0 {
         return turn.reply.error("ERR The command has no key arguments");
     }

@@ -11,8 +11,7 @@ use crate::wire::request::Args;
 
 use super::Pause;
 use super::client::{Client, Silence};
-use super::dispatch::Next;
-use super::turn::Turn;
+use super::turn::{Next, Turn};
 
 /// Whether `text` may name a client: printable ASCII without blanks.
 pub fn is_label(text: &[u8]) -> bool {

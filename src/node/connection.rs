@@ -7,9 +7,8 @@ use crate::wire::reply::Dialect;
 use crate::wire::request::Args;
 
 use super::client::Silence;
-use super::dispatch::Next;
 use super::transaction;
-use super::turn::Turn;
+use super::turn::{Next, Turn};
 use super::{REDIS_VERSION, clients};
 
 /// PING.

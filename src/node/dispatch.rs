@@ -4,80 +4,36 @@
 //! wrong number of arguments, subscribed client, pause, transaction. A command that is refused while a
 //! transaction is being typed breaks the transaction.
 
-use crate::command::op::Event;
 use crate::command::parse::{self, Fault, WithoutKey};
+use crate::command::resolve;
 use crate::command::row::{Row, flag};
 use crate::command::table;
 use crate::command::verb::Verb;
 use crate::config::CHANNEL_BYTES_MAX;
-use crate::reactor::timer::Nanos;
 use crate::wire::reply::Dialect;
 use crate::wire::request::Args;
 
 use super::client::Silence;
-use super::turn::Turn;
+use super::turn::{Answer, Next, Turn, Wait};
 use super::{
     catalogue, clients, connection, help, info, latency, monitor, notify, pubsub, server, settings,
     slowlog, transaction,
 };
 
-/// How a session goes on after a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// With the next command.
-    Go,
-    /// It closes, once its replies are sent.
-    Close,
-    /// It answers at a later time and then goes on.
-    Wait(Wait),
-    /// It must ask again later: nothing was done, and nothing was answered.
-    Held,
-}
-
-impl Next {
-    /// The stricter of two.
-    pub fn or(self, other: Next) -> Next {
-        if other == Next::Go { self } else { other }
-    }
-}
-
-/// An answer whose time is still to come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wait {
-    /// When; `None`: never, it waits until the connection ends.
-    pub until: Option<Nanos>,
-    /// What it will be.
-    pub answer: Answer,
-}
-
-/// The answer of a [`Wait`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// `OK`.
-    Ok,
-    /// 0.
-    Zero,
-    /// Nothing: the client asked for silence.
-    Nothing,
-}
-
-/// Longest part of an unknown command that its error repeats, in bytes.
-const ECHO_BYTES_MAX: usize = 128;
-
 /// Answers one request of `request_bytes`.
 pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize) -> Next {
     let row = match look_up(turn, args.at(0)) {
         Some(row) if row.is_container() || (row.verb == Verb::Command && args.len() > 1) => {
-            match subcommand(row, args) {
+            match resolve::subcommand(row, args) {
                 Ok(row) => row,
                 Err(text) => return refuse(turn, Some(row), &text),
             }
         }
         Some(row) if row.takes(args.len()) => row,
         _ if is_http(args) => return http(turn),
-        Some(row) => return refuse(turn, Some(row), wrong_arity(row).as_bytes()),
+        Some(row) => return refuse(turn, Some(row), resolve::wrong_arity(row).as_bytes()),
         None => {
-            let text = unknown(args);
+            let text = resolve::unknown(args);
             return refuse(turn, None, &text);
         }
     };
@@ -130,66 +86,6 @@ fn look_up(turn: &Turn<'_, '_, '_>, name: &[u8]) -> Option<&'static Row> {
         .filter(|row| row.name.as_bytes().eq_ignore_ascii_case(name))
         .or_else(|| table::find(name))
         .filter(|row| !row.is_subcommand())
-}
-
-/// The row of a subcommand that `args` name and fit.
-///
-/// # Errors
-/// The text to answer with.
-pub fn subcommand(row: &'static Row, args: Args<'_>) -> Result<&'static Row, Vec<u8>> {
-    if !(row.is_container() || row.verb == Verb::Command && args.len() > 1) {
-        return Ok(row);
-    }
-    let Some(name) = args.get(1) else {
-        return Err(wrong_arity(row).into_bytes());
-    };
-    match table::find_sub(row, name) {
-        Some(sub) if sub.takes(args.len()) => Ok(sub),
-        Some(sub) => Err(wrong_arity(sub).into_bytes()),
-        None => {
-            let container = row.name.to_ascii_uppercase();
-            let hint = format!("'. Try {container} HELP.");
-            Err([
-                b"ERR unknown subcommand '",
-                shown(name, ECHO_BYTES_MAX),
-                hint.as_bytes(),
-            ]
-            .concat())
-        }
-    }
-}
-
-fn wrong_arity(row: &Row) -> String {
-    format!("ERR wrong number of arguments for '{}' command", row.name)
-}
-
-/// The part of a client's own words that an error repeats.
-fn shown(bytes: &[u8], len_max: usize) -> &[u8] {
-    parse::as_c_string(&bytes[..bytes.len().min(len_max)])
-}
-
-/// Redis's text for an unknown command, and ours behind it when a known one is near.
-fn unknown(args: Args<'_>) -> Vec<u8> {
-    let name = args.at(0);
-    let mut text = [
-        b"ERR unknown command '",
-        shown(name, ECHO_BYTES_MAX),
-        b"', with args beginning with: ",
-    ]
-    .concat();
-    let mut left = ECHO_BYTES_MAX;
-    for argument in args.skip(1).iter() {
-        if left == 0 {
-            break;
-        }
-        let part = shown(argument, left);
-        text.extend_from_slice(&[b"'", part, b"' "].concat());
-        left = left.saturating_sub(part.len() + 3);
-    }
-    if let Some(near) = table::nearest(name) {
-        text.extend_from_slice(format!("- did you mean {}?", near.typed_name()).as_bytes());
-    }
-    text
 }
 
 /// Whether a web browser is talking: then somebody else's page may be choosing its words.
@@ -325,7 +221,7 @@ pub fn run(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Ne
                 &mut node.touched,
             );
             if node.touched.recording {
-                tell_touched(turn);
+                notify::tell_touched(turn);
             }
             Next::Go
         }
@@ -346,29 +242,6 @@ fn refuse_arguments(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>, faul
         },
         _ => turn.reply.error_bytes(&fault.text),
     }
-}
-
-/// Breaks watches and sends notifications for what the last command changed.
-pub fn tell_touched(turn: &mut Turn<'_, '_, '_>) {
-    if turn.node.touched.keys.is_empty() {
-        return;
-    }
-    let mut keys = std::mem::take(&mut turn.node.touched.keys);
-    for (key, effect) in keys.drain(..) {
-        // A key that only turned out to be past its time was gone before: EXEC asks for itself.
-        let was_there = !effect
-            .events()
-            .all(|event| matches!(event, Event::Expired | Event::KeyMiss));
-        if effect.modified && was_there {
-            turn.node.watches.key_changed(&key, &mut turn.node.clients);
-        }
-        if turn.node.notify.is_on() {
-            effect
-                .events()
-                .for_each(|event| notify::send(turn, event, &key));
-        }
-    }
-    turn.node.touched.keys = keys;
 }
 
 fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {

@@ -267,7 +267,7 @@ fn tell_swept(cx: &mut Cx<'_, Node>) {
         in_transaction: false,
         pushed: Vec::new(),
     };
-    dispatch::tell_touched(&mut turn);
+    notify::tell_touched(&mut turn);
 }
 
 fn sample(cx: &mut Cx<'_, Node>) {

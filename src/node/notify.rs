@@ -99,6 +99,27 @@ impl Notify {
     }
 }
 
+/// Breaks watches and sends notifications for what the last command changed.
+pub fn tell_touched(turn: &mut Turn<'_, '_, '_>) {
+    if turn.node.touched.keys.is_empty() {
+        return;
+    }
+    let mut keys = std::mem::take(&mut turn.node.touched.keys);
+    for (key, effect) in keys.drain(..) {
+        // A key that only turned out to be past its time was gone before: EXEC asks for itself.
+        let was_there = !effect
+            .events()
+            .all(|event| matches!(event, Event::Expired | Event::KeyMiss));
+        if effect.modified && was_there {
+            turn.node.watches.key_changed(&key, &mut turn.node.clients);
+        }
+        if turn.node.notify.is_on() {
+            effect.events().for_each(|event| send(turn, event, &key));
+        }
+    }
+    turn.node.touched.keys = keys;
+}
+
 /// Sends what one event on one key calls for.
 pub fn send(turn: &mut Turn<'_, '_, '_>, event: Event, key: &[u8]) {
     let notify = turn.node.notify;

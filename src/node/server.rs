@@ -7,9 +7,8 @@ use crate::command::verb::Verb;
 use crate::wire::number;
 use crate::wire::request::Args;
 
-use super::dispatch::{Answer, Next, Wait};
 use super::stats::Stats;
-use super::turn::Turn;
+use super::turn::{Answer, Next, Turn, Wait};
 use super::{help, process};
 
 /// What is left: short answers, and HELP of the containers.

@@ -27,8 +27,8 @@ use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::{Limits, Parser, Progress, Violation};
 
 use super::Node;
-use super::dispatch::{self, Answer, Next, Wait};
-use super::turn::Turn;
+use super::dispatch;
+use super::turn::{Answer, Next, Turn, Wait};
 
 /// What may be posted to a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

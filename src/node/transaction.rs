@@ -8,13 +8,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::command::resolve;
 use crate::command::table;
 use crate::reactor::id::ConnId;
 use crate::wire::request::{Args, OwnedArgs};
 
 use super::client::Clients;
-use super::dispatch::{self, Next};
-use super::turn::Turn;
+use super::dispatch;
+use super::turn::{Next, Turn};
 
 /// What a client typed since MULTI.
 #[derive(Debug, Default)]
@@ -182,7 +183,7 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>) -> Next {
     turn.in_transaction = true;
     for queued in &transaction.queued {
         let args = queued.args();
-        let row = table::find(args.at(0)).and_then(|row| dispatch::subcommand(row, args).ok());
+        let row = table::find(args.at(0)).and_then(|row| resolve::subcommand(row, args).ok());
         if let Some(row) = row {
             next = next.or(dispatch::run(turn, row, args));
         }

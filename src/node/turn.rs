@@ -1,11 +1,53 @@
-//! What a command is run with: the node, the network, the reply being written, and whose command it is.
+//! What a command is run with (the node, the network, the reply being written, and whose command it is),
+//! and what it leaves behind: how its session goes on.
 
 use crate::reactor::id::ConnId;
 use crate::reactor::net::Net;
+use crate::reactor::timer::Nanos;
 use crate::wire::reply::Reply;
 
 use super::Node;
 use super::client::Client;
+
+/// How a session goes on after a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// With the next command.
+    Go,
+    /// It closes, once its replies are sent.
+    Close,
+    /// It answers at a later time and then goes on.
+    Wait(Wait),
+    /// It must ask again later: nothing was done, and nothing was answered.
+    Held,
+}
+
+impl Next {
+    /// The stricter of two.
+    pub fn or(self, other: Next) -> Next {
+        if other == Next::Go { self } else { other }
+    }
+}
+
+/// An answer whose time is still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// When; `None`: never, it waits until the connection ends.
+    pub until: Option<Nanos>,
+    /// What it will be.
+    pub answer: Answer,
+}
+
+/// The answer of a [`Wait`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// `OK`.
+    Ok,
+    /// 0.
+    Zero,
+    /// Nothing: the client asked for silence.
+    Nothing,
+}
 
 /// Bytes that a subscriber or monitor may leave unread: nobody slows down for it, so that its replies
 /// cannot be held back as those to its own commands are.

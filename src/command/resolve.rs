@@ -1,0 +1,73 @@
+//! What was typed -> the row it means, or the error that says why it means none.
+//!
+//! Errors repeat the client's own words, in Redis's text; a hint of ours may stand behind it.
+
+use super::parse::as_c_string;
+use super::row::Row;
+use super::table;
+use super::verb::Verb;
+use crate::wire::request::Args;
+
+/// Longest part of an unknown command that its error repeats, in bytes.
+const ECHO_BYTES_MAX: usize = 128;
+
+/// The row of a subcommand that `args` name and fit.
+///
+/// # Errors
+/// The text to answer with.
+pub fn subcommand(row: &'static Row, args: Args<'_>) -> Result<&'static Row, Vec<u8>> {
+    if !(row.is_container() || row.verb == Verb::Command && args.len() > 1) {
+        return Ok(row);
+    }
+    let Some(name) = args.get(1) else {
+        return Err(wrong_arity(row).into_bytes());
+    };
+    match table::find_sub(row, name) {
+        Some(sub) if sub.takes(args.len()) => Ok(sub),
+        Some(sub) => Err(wrong_arity(sub).into_bytes()),
+        None => {
+            let container = row.name.to_ascii_uppercase();
+            let hint = format!("'. Try {container} HELP.");
+            Err([
+                b"ERR unknown subcommand '",
+                shown(name, ECHO_BYTES_MAX),
+                hint.as_bytes(),
+            ]
+            .concat())
+        }
+    }
+}
+
+/// The error for a wrong number of arguments.
+pub fn wrong_arity(row: &Row) -> String {
+    format!("ERR wrong number of arguments for '{}' command", row.name)
+}
+
+/// The part of a client's own words that an error repeats.
+fn shown(bytes: &[u8], len_max: usize) -> &[u8] {
+    as_c_string(&bytes[..bytes.len().min(len_max)])
+}
+
+/// Redis's text for an unknown command, and ours behind it when a known one is near.
+pub fn unknown(args: Args<'_>) -> Vec<u8> {
+    let name = args.at(0);
+    let mut text = [
+        b"ERR unknown command '",
+        shown(name, ECHO_BYTES_MAX),
+        b"', with args beginning with: ",
+    ]
+    .concat();
+    let mut left = ECHO_BYTES_MAX;
+    for argument in args.skip(1).iter() {
+        if left == 0 {
+            break;
+        }
+        let part = shown(argument, left);
+        text.extend_from_slice(&[b"'", part, b"' "].concat());
+        left = left.saturating_sub(part.len() + 3);
+    }
+    if let Some(near) = table::nearest(name) {
+        text.extend_from_slice(format!("- did you mean {}?", near.typed_name()).as_bytes());
+    }
+    text
+}
