@@ -74,18 +74,20 @@ pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize
 /// of the same commands, for which the clock is read once.
 fn is_quick(turn: &Turn<'_, '_, '_>, row: &Row, request_bytes: usize) -> bool {
     const QUICK_BYTES_MAX: usize = 4096;
-    (row.is(flag::FAST) || row.verb == Verb::Set)
-        && request_bytes <= QUICK_BYTES_MAX
-        && !turn.node.meter.each
+    is_short(row) && request_bytes <= QUICK_BYTES_MAX && !turn.node.meter.each
 }
 
 /// The row of the command called `name`. In a pipeline it is most likely the one before.
 fn look_up(turn: &Turn<'_, '_, '_>, name: &[u8]) -> Option<&'static Row> {
     let before = turn.node.meter.verb.map(table::row);
     before
-        .filter(|row| row.name.as_bytes().eq_ignore_ascii_case(name))
-        .or_else(|| table::find(name))
-        .filter(|row| !row.is_subcommand())
+        .filter(|row| is_short(row) && row.name.as_bytes().eq_ignore_ascii_case(name))
+        .or_else(|| table::find(name).filter(|row| !row.is_subcommand()))
+}
+
+/// Whether a command takes a short time by its nature. No subcommand does.
+fn is_short(row: &Row) -> bool {
+    row.is(flag::FAST) || row.verb == Verb::Set
 }
 
 /// Whether a web browser is talking: then somebody else's page may be choosing its words.

@@ -160,6 +160,9 @@ impl Store {
         tables_max: usize,
         removed: &mut dyn FnMut(&[u8]),
     ) -> usize {
+        if self.expiring() == 0 {
+            return 0;
+        }
         let (gone, next) = self.dict.sweep(self.sweep_next, at_ms, tables_max, removed);
         self.sweep_next = next;
         gone
