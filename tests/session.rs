@@ -164,6 +164,20 @@ fn silence_includes_answers_that_come_late() {
 }
 
 #[test]
+fn silence_includes_what_is_refused() {
+    let mut world = World::new();
+    let mut client = world.client();
+    let refused = "NOSUCH\r\nGET\r\nEXEC x\r\n";
+    let heard = world.ask(
+        &mut client,
+        &format!("CLIENT REPLY OFF\r\n{refused}CLIENT REPLY ON\r\n"),
+    );
+    assert_eq!(heard, "+OK\r\n");
+    let heard = world.ask(&mut client, "CLIENT REPLY SKIP\r\nNOSUCH\r\nPING\r\n");
+    assert_eq!(heard, "+PONG\r\n");
+}
+
+#[test]
 fn a_transaction_does_not_grow_for_ever() {
     let mut world = World::with(&[("client-query-buffer-limit", "1mb")]);
     let mut client = world.client();

@@ -121,12 +121,25 @@ fn refuse(turn: &mut Turn<'_, '_, '_>, row: Option<&Row>, text: &[u8]) -> Next {
         turn.node.stats.of(row.verb).rejected += 1;
     }
     turn.node.stats.error(text);
+    let before = turn.reply.len();
     if row.is_some_and(|row| row.verb == Verb::Exec) {
         transaction::abort(turn, text);
     } else {
         turn.reply.error_bytes(text);
     }
+    keep_silence(turn, before);
     Next::Go
+}
+
+/// Takes back what was answered after the first `before` bytes, if the client asked for silence.
+fn keep_silence(turn: &mut Turn<'_, '_, '_>, before: usize) {
+    let silence = turn.client().silence;
+    if silence != Silence::Off {
+        turn.reply.truncate(before);
+    }
+    if silence == Silence::NextReply {
+        turn.client().silence = Silence::Off;
+    }
 }
 
 /// Whether CLIENT PAUSE holds this command back.
@@ -191,11 +204,8 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
     turn.node.keyspace.set_touching(!no_touch);
     let next = run(turn, row, args);
     turn.node.keyspace.set_touching(true);
-    if silence != Silence::Off && row.verb != Verb::ClientReply {
-        turn.reply.truncate(before);
-        if silence == Silence::NextReply {
-            turn.client().silence = Silence::Off;
-        }
+    if row.verb != Verb::ClientReply {
+        keep_silence(turn, before);
     }
     match next {
         Next::Wait(wait) if silence != Silence::Off => Next::Wait(Wait {
