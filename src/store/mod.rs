@@ -27,8 +27,6 @@ mod table;
 mod visit;
 mod write;
 
-use std::hash::Hasher;
-
 use siphasher::sip::SipHasher13;
 
 use crate::command::op::{Action, Effect, Encoding, Op};
@@ -44,9 +42,7 @@ pub struct HashSeed(pub u64, pub u64);
 impl HashSeed {
     #[inline]
     fn hash(self, key: &[u8]) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(self.0, self.1);
-        hasher.write(key);
-        hasher.finish()
+        SipHasher13::new_with_keys(self.0, self.1).hash(key)
     }
 }
 
