@@ -315,7 +315,9 @@ impl Parser {
             match bytes {
                 [] => return Ok(Progress::Incomplete),
                 // Nearly every count has one digit: judged without a search.
-                [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..] => {
+                [b'*', count @ b'1'..=b'9', b'\r', b'\n', ..]
+                    if usize::from(count - b'0') <= limits.arguments_max =>
+                {
                     let left = usize::from(count - b'0');
                     self.state = State::Length { at: 4, left };
                     self.ranges.clear();
@@ -491,19 +493,17 @@ fn telnet(bytes: &[u8]) -> Progress {
 /// The number after the `$` at `at` and where its line ends.
 fn length(bytes: &[u8], at: usize, limits: &Limits) -> Result<Option<(usize, usize)>, Violation> {
     // Nearly every length has one or two digits: judged without a search.
-    if let Some(&[b'$', tens, units, b'\r', b'\n']) = bytes.get(at..at + 5)
-        && (b'1'..=b'9').contains(&tens)
-        && units.is_ascii_digit()
+    let short = match *bytes.get(at..).unwrap_or_default() {
+        [b'$', units, b'\r', b'\n', ..] if units.is_ascii_digit() => Some((units - b'0', at + 4)),
+        [b'$', tens @ b'1'..=b'9', units, b'\r', b'\n', ..] if units.is_ascii_digit() => {
+            Some(((tens - b'0') * 10 + units - b'0', at + 5))
+        }
+        _ => None,
+    };
+    if let Some((length, end)) = short
+        && usize::from(length) <= limits.argument_bytes_max
     {
-        return Ok(Some((
-            usize::from(tens - b'0') * 10 + usize::from(units - b'0'),
-            at + 5,
-        )));
-    }
-    if let Some(&[b'$', units, b'\r', b'\n']) = bytes.get(at..at + 4)
-        && units.is_ascii_digit()
-    {
-        return Ok(Some((usize::from(units - b'0'), at + 4)));
+        return Ok(Some((length.into(), end)));
     }
     let Some((line, end)) =
         header(bytes, at, limits).map_err(|TooLong| Violation::LengthTooLong)?
@@ -679,6 +679,20 @@ mod tests {
                 refusal
             })
         );
+    }
+
+    #[test]
+    fn short_cuts_keep_the_limits() {
+        let limits = Limits {
+            line_bytes_max: 24,
+            arguments_max: 4,
+            argument_bytes_max: 12,
+            unauthenticated: false,
+        };
+        let judged = |input: &[u8]| Parser::default().next(input, &limits, false);
+        assert_eq!(judged(b"*5\r\n$1\r\na\r\n"), Err(Violation::InvalidCount));
+        assert_eq!(judged(b"*1\r\n$13\r\n"), Err(Violation::InvalidLength));
+        assert_eq!(judged(b"*1\r\n$12\r\n"), Ok(Progress::Incomplete));
     }
 
     #[test]
