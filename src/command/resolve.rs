@@ -11,12 +11,18 @@ use crate::wire::request::Args;
 /// Longest part of an unknown command that its error repeats, in bytes.
 const ECHO_BYTES_MAX: usize = 128;
 
+/// Whether the second of `args` is the name of a subcommand: always for a container, and for COMMAND, which
+/// may also stand alone, when there is one.
+pub fn has_subcommand(row: &Row, args: Args<'_>) -> bool {
+    row.is_container() || row.verb == Verb::Command && args.len() > 1
+}
+
 /// The row of a subcommand that `args` name and fit.
 ///
 /// # Errors
 /// The text to answer with.
 pub fn subcommand(row: &'static Row, args: Args<'_>) -> Result<&'static Row, Vec<u8>> {
-    if !(row.is_container() || row.verb == Verb::Command && args.len() > 1) {
+    if !has_subcommand(row, args) {
         return Ok(row);
     }
     let Some(name) = args.get(1) else {

@@ -23,12 +23,10 @@ use super::{
 /// Answers one request of `request_bytes`.
 pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize) -> Next {
     let row = match look_up(turn, args.at(0)) {
-        Some(row) if row.is_container() || (row.verb == Verb::Command && args.len() > 1) => {
-            match resolve::subcommand(row, args) {
-                Ok(row) => row,
-                Err(text) => return refuse(turn, Some(row), &text),
-            }
-        }
+        Some(row) if resolve::has_subcommand(row, args) => match resolve::subcommand(row, args) {
+            Ok(row) => row,
+            Err(text) => return refuse(turn, Some(row), &text),
+        },
         Some(row) if row.takes(args.len()) => row,
         _ if is_http(args) => return http(turn),
         Some(row) => return refuse(turn, Some(row), resolve::wrong_arity(row).as_bytes()),
@@ -161,7 +159,7 @@ fn is_paused(turn: &mut Turn<'_, '_, '_>, row: &Row) -> bool {
     !exempt && !queued && (pause.all || changes)
 }
 
-/// Commands of clients that are subscribed, typing a transaction, or silent.
+/// Commands of clients that are subscribed, typing a transaction, silent, or no users of keys.
 fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
     let client = turn.client();
     if client.dialect == Dialect::Resp2
