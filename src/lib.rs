@@ -10,13 +10,15 @@
 //!  L5   shard/                  one replicated piece of the key space: the place where the log will sit
 //!  L3   store/                  deterministic apply(command, at) -> reply
 //!  L2   command/                the command table; args <-> Command
-//!  L1   reactor/  wire/  ring   siblings: "Twisted for Rust"; the line protocol; key -> slot -> shard
+//!  L1   reactor/  wire/  disk/  ring
+//!                               siblings: "Twisted for Rust"; the line protocol; files; key -> slot -> shard
 //!  L0   config                  every option, default and limit
 //! ```
 
 // L0
 pub mod config;
 // L1
+pub mod disk;
 pub mod reactor;
 pub mod ring;
 pub mod wire;
