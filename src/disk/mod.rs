@@ -5,6 +5,7 @@
 //!   image   a snapshot of one shard, or a backup of all: compressed blocks, published whole or not at all
 //!   seal    AES-256-GCM over both, with a ring of keys
 //!   header  the first 64 bytes of every file: kind, version, key, salt
+//!   publish a whole file takes its name: written beside it, then moved there
 //!   ───────────────────────────────────────────────────────────────────────────────────────────
 //!   Disk    six verbs; `real` has the operating system behind them, `sim` a disk that fails on purpose
 //! ```
@@ -24,6 +25,7 @@
 
 pub mod header;
 pub mod image;
+pub mod publish;
 pub mod real;
 pub mod seal;
 pub mod sim;
