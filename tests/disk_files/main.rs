@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what it misses by failing")]
 
+mod image;
 mod memory;
 mod ring;
 
