@@ -3,6 +3,7 @@
 //! ```text
 //! marline [node] [options]     a node
 //! marline cli [options] …      the client tool
+//! marline import [options] …   brings a dump of Redis into a node
 //! ```
 //!
 //! Exit codes of a node: 0 stopped as asked, 1 could not go on, 2 wrong usage, 78 wrong configuration.
@@ -20,6 +21,11 @@ const EXIT_FAILURE: i32 = 1;
 const EXIT_USAGE: i32 = 2;
 const EXIT_CONFIG: i32 = 78;
 
+const USAGE: &str = "\
+Usage: marline [node] [options]
+       marline cli [options] [command …]
+       marline import [options] FILE";
+
 /// Threads for what must not hold up the loop.
 const POOL_THREADS: usize = 2;
 
@@ -27,10 +33,11 @@ fn main() {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some("cli") => exit(marline::cli::run(args.split_off(1))),
+        Some("import") => exit(marline::cli::import::run(&args.split_off(1))),
         Some("node") => run_node(&args.split_off(1)),
         Some(word) if !word.starts_with('-') => {
             eprintln!(
-                "marline: there is no role '{word}'; try marline node, marline cli or marline --help"
+                "marline: there is no role '{word}'; try marline node, marline cli, marline import or marline --help"
             );
             exit(EXIT_USAGE);
         }
@@ -45,11 +52,7 @@ fn run_node(args: &[String]) {
         exit(EXIT_USAGE);
     });
     if matches.opt_present("help") {
-        print!(
-            "{}",
-            flags
-                .usage("Usage: marline [node] [options]\n       marline cli [options] [command …]")
-        );
+        print!("{}", flags.usage(USAGE));
         exit(0);
     }
     if matches.opt_present("version") {

@@ -28,12 +28,15 @@ fn the_tool_itself() {
     stdout.write_all(BEGIN).expect("stdout");
     stdout.flush().expect("stdout");
     drop(stdout);
-    let args = joined
+    let args: Vec<String> = joined
         .split(SEPARATOR)
         .filter(|arg| !arg.is_empty())
         .map(str::to_owned)
         .collect();
-    std::process::exit(marline::cli::run(args));
+    std::process::exit(match args.split_first() {
+        Some((role, rest)) if role == "import" => marline::cli::import::run(rest),
+        _ => marline::cli::run(args),
+    });
 }
 
 /// What became of one run.
@@ -324,4 +327,114 @@ fn pipe_tells_when_replies_are_missing() {
     assert_eq!(outcome.code, Some(4), "{outcome:?}");
     assert_eq!(summary(&outcome), "errors: 0, replies: 0");
     assert!(outcome.stderr.contains("is the last command whole"));
+}
+
+/// A dump in a file of its own, which is removed again.
+struct Dump(std::path::PathBuf);
+
+impl Dump {
+    fn new(name: &str, bytes: &[u8]) -> Dump {
+        let path = std::env::temp_dir().join(format!("marline-{name}-{}", std::process::id()));
+        std::fs::write(&path, bytes).expect("a file");
+        Dump(path)
+    }
+
+    fn import(&self, port: u16, args: &[&str]) -> Outcome {
+        let path = self.0.to_str().expect("readable");
+        tool(port, &[&["import"], args, &[path]].concat(), b"")
+    }
+}
+
+impl Drop for Dump {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Strings one of which expired in 1970 and one expires in the year 5138, a list, a key of database 3.
+const DUMP: &[u8] = b"REDIS0010\xfe\x00\x00\x01a\x011\x00\x06exists\xc0\x05\
+    \xfc\x01\x00\x00\x00\x00\x00\x00\x00\x00\x03old\x01x\
+    \xfc\x00\x40\x7a\x10\xf3\x5a\x00\x00\x00\x05later\x00\
+    \x01\x01l\x01\x01e\x00\x07refused\x01x\xfe\x03\x00\x01b\x01x\xff\0\0\0\0\0\0\0\0";
+
+#[test]
+fn a_dump_is_imported() {
+    let port = server(|args| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let reply = match args.as_slice() {
+            ["SET", "a", "1"] | ["SET", "exists", "5"] | ["SET", "a", "1", "NX"] => "+OK\r\n",
+            ["SET", "later", "", "PXAT", "100000000000000"] => "+OK\r\n",
+            ["SET", "later", "", "PXAT", "100000000000000", "NX"] => "+OK\r\n",
+            ["SET", "exists", "5", "NX"] => "$-1\r\n",
+            ["SET", "refused", "x", ..] => "-OOM no room\r\n",
+            _ => "-ERR not expected\r\n",
+        };
+        Some(reply.as_bytes().to_vec())
+    });
+    let dump = Dump::new("import", DUMP);
+    let skipped = "skipped 1: key of database 3\nskipped 1: list\n";
+    dump.import(port, &[]).expect(
+        1,
+        &format!("{skipped}imported: 3, expired: 1, existing: 0, refused: 1, skipped: 2\n"),
+        "refused: \"refused\": OOM no room\n",
+    );
+    dump.import(port, &["--no-overwrite"]).expect(
+        1,
+        &format!("{skipped}imported: 2, expired: 1, existing: 1, refused: 1, skipped: 2\n"),
+        "OOM no room",
+    );
+}
+
+#[test]
+fn many_keys_are_imported_in_batches() {
+    let mut bytes = b"REDIS0010".to_vec();
+    for number in 0..25_000u32 {
+        bytes.extend([b"\x00\xc2".as_slice(), &number.to_le_bytes(), b"\xc0\x07"].concat());
+    }
+    bytes.extend(b"\x00\x03big\x80\x00\x10\x00\x00");
+    bytes.extend(vec![b'x'; 1 << 20]);
+    bytes.extend(b"\xff\0\0\0\0\0\0\0\0");
+    let dump = Dump::new("import-many", &bytes);
+    let summary = "imported: 25001, expired: 0, existing: 0, refused: 0, skipped: 0\n";
+    dump.import(server(redis), &[]).expect(0, summary, "");
+    let errors = server(|_| Some(format!("-ERR {}\r\n", "no ".repeat(30)).into_bytes()));
+    let refused = "imported: 0, expired: 0, existing: 0, refused: 25001, skipped: 0\n";
+    dump.import(errors, &[])
+        .expect(1, refused, "and 24996 more\n");
+}
+
+#[test]
+fn nothing_of_a_damaged_dump_is_sent() {
+    let port = server(|_| panic!("nothing is sent"));
+    let cut = Dump::new("import-cut", &DUMP[..DUMP.len() - 20]);
+    let place = format!("at byte {}: the file ends here", DUMP.len() - 20);
+    cut.import(port, &[]).expect(1, "", &place);
+    let mut changed = DUMP.to_vec();
+    *changed.last_mut().expect("bytes") = 1;
+    let changed = Dump::new("import-changed", &changed);
+    changed
+        .import(port, &[])
+        .expect(1, "", "the checksum does not fit");
+    let other = Dump::new("import-other", b"SET a 1\nSET b 2\n");
+    other.import(port, &[]).expect(1, "", "not a dump of Redis");
+    tool(port, &["import", "/no/such/dump"], b"").expect(1, "", "cannot open /no/such/dump");
+    tool(port, &["import"], b"").expect(2, "", "marline import --help");
+    let help = tool(port, &["import", "--help"], b"");
+    assert!(
+        help.code == Some(0) && help.stdout.contains("--no-overwrite"),
+        "{help:?}"
+    );
+}
+
+#[test]
+fn an_import_tells_when_the_node_goes_away() {
+    let dump = Dump::new("import-hang", DUMP);
+    let hang = server(|_| None);
+    let summary = "skipped 1: key of database 3\nskipped 1: list\n\
+                   imported: 0, expired: 1, existing: 0, refused: 0, skipped: 2\n";
+    dump.import(hang, &[])
+        .expect(4, summary, "closed the connection");
+    let late = server(|_| Some(Vec::new()));
+    dump.import(late, &["--timeout", "0.2"])
+        .expect(4, summary, "within 0.2 s");
 }

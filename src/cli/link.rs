@@ -264,7 +264,12 @@ impl Link {
     pub(super) fn send(&mut self, args: &[Vec<u8>]) -> Result<(), LinkError> {
         let mut request = Vec::new();
         encode(args, &mut request);
-        self.stream.write_all(&request).map_err(LinkError::Lost)
+        self.send_encoded(&request)
+    }
+
+    /// Sends commands that are encoded already.
+    pub(super) fn send_encoded(&mut self, requests: &[u8]) -> Result<(), LinkError> {
+        self.stream.write_all(requests).map_err(LinkError::Lost)
     }
 
     /// Sends a command and waits for its answer. Messages that answer nothing are dropped.

@@ -1,4 +1,4 @@
-//! `marline cli`: the client tool, for people and for scripts.
+//! `marline cli`: the client tool, for people and for scripts; and `marline import`, which brings in a dump.
 //!
 //! - `options`: the command line and its help text.
 //! - `link`: the connection, opened and read answer by answer.
@@ -7,6 +7,7 @@
 //! - `script`: the lines of stdin, pipelined, in order.
 //! - `pipe`: stdin as it is, as fast as it goes, replies counted.
 //! - `shell`, `hints`, `history`: the interactive shell.
+//! - `rdb`, `import`: dumps of Redis, read and sent to a node.
 //!
 //! It speaks RESP as any client does, so it works against any Redis; only `--json` and `HELP` are ours.
 //! What redis-cli has and this deliberately lacks: secrets on the command line, an error reply that exits
@@ -19,10 +20,12 @@
 
 mod hints;
 mod history;
+pub mod import;
 mod link;
 mod once;
 mod options;
 mod pipe;
+pub mod rdb;
 mod script;
 mod shell;
 mod show;
@@ -61,12 +64,13 @@ pub fn run(args: Vec<String>) -> i32 {
     let done = match &options.mode {
         Mode::Once(command) => once::once(&options, command),
         Mode::Pipe => pipe::pipe(&options),
+        Mode::Import(what) => import::import(&options, what),
         Mode::Session if io::stdin().is_terminal() => {
             shell::shell(&options, hints::Hints::new(command_table()))
         }
         Mode::Session => script::script(&options),
     };
-    done.unwrap_or_else(|failure| failure.report(&options))
+    done.unwrap_or_else(|failure| failure.report(&options, complain))
 }
 
 /// (name, syntax, summary) of every command, for completion, hints and `help`.
@@ -80,6 +84,8 @@ fn command_table() -> impl Iterator<Item = (String, &'static str, &'static str)>
 #[derive(Debug)]
 enum Failure {
     Usage(String),
+    /// A file that cannot be used, and why.
+    File(String),
     Link(LinkError),
     Input(io::Error),
     Output(io::Error),
@@ -92,12 +98,16 @@ impl From<LinkError> for Failure {
 }
 
 impl Failure {
-    /// Tells the user; returns the exit code.
-    fn report(&self, options: &Options) -> i32 {
+    /// Tells the user by `complain`; returns the exit code.
+    fn report(&self, options: &Options, complain: fn(&str)) -> i32 {
         match self {
             Failure::Usage(told) => {
                 complain(told);
                 EXIT_USAGE
+            }
+            Failure::File(told) => {
+                complain(told);
+                EXIT_ERROR
             }
             Failure::Link(error) => {
                 complain(&error.told(options));

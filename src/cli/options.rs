@@ -1,4 +1,4 @@
-//! The command line of `marline cli`: from arguments and environment to [`Options`].
+//! The command lines of `marline cli` and `marline import`: from arguments and environment to [`Options`].
 //!
 //! Options end at the first word that is none: everything from there on belongs to the command, so
 //! `marline cli incrby k -5` needs no quoting. No option takes a secret; a password comes from a file.
@@ -41,6 +41,25 @@ Examples:
   printf 'set a 1\\nincr a\\n' | marline cli
   marline cli --pipe < commands.txt
   marline cli -r 10 -i 1 info stats
+";
+
+const IMPORT_BRIEF: &str = "\
+Usage: marline import [options] FILE
+
+Brings the strings of a Redis dump (dump.rdb, versions 1 to 12) into a node, with their expiry.";
+
+const IMPORT_NOTES: &str = "
+The file is read twice: first to its end, to see that it is whole, before anything is sent. Only
+database 0 is imported; keys of other databases and of other types than strings are left out and
+counted by type. Keys that have expired are left out. Existing keys are overwritten.
+
+Exit codes: 0 ok · 1 the file cannot be read or is damaged, or a key was refused · 2 usage ·
+4 cannot connect, or connection lost.
+
+Environment: MARLINE_HOST, MARLINE_PORT, MARLINE_PASSWORD_FILE.
+
+Example:
+  redis-cli -p 6379 save && marline import -p 8001 /var/lib/redis/dump.rdb
 ";
 
 /// What was asked for.
@@ -86,6 +105,16 @@ pub(super) enum Mode {
     Pipe,
     /// The shell, or the lines of stdin.
     Session,
+    /// A dump of Redis.
+    Import(Import),
+}
+
+/// Which dump, and how.
+#[derive(Debug)]
+pub(super) struct Import {
+    pub(super) file: PathBuf,
+    /// Keys that are there stay as they are.
+    pub(super) keep_existing: bool,
 }
 
 /// One command and how often.
@@ -112,17 +141,56 @@ pub(super) fn parse(
     if matches.opt_present("help") {
         return Ok(Parsed::Help(grammar.usage(BRIEF) + NOTES));
     }
-    let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
-    let port = match matches.opt_str("p").or_else(|| environment("MARLINE_PORT")) {
-        None => DEFAULT_PORT,
-        Some(text) => port(&text)?,
-    };
     let raw = match (matches.opt_present("raw"), matches.opt_present("no-raw")) {
         (true, true) => return Err("--raw and --no-raw exclude each other".to_owned()),
         (false, false) => None,
         (raw, _) => Some(raw),
     };
-    let options = Options {
+    let mut options = connection(&matches, environment, mode(&matches)?)?;
+    options.raw = raw;
+    options.json = matches.opt_present("json");
+    check(&options)?;
+    Ok(Parsed::Run(Box::new(options)))
+}
+
+/// Reads the arguments after `marline import`, as [`parse`] does those of `marline cli`.
+///
+/// # Errors
+/// A text for stderr.
+pub(super) fn parse_import(
+    args: &[String],
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Parsed, String> {
+    let mut grammar = connection_grammar();
+    grammar.optflag("", "no-overwrite", "leave keys that exist as they are");
+    let matches = grammar.parse(args).map_err(|error| error.to_string())?;
+    if matches.opt_present("help") {
+        return Ok(Parsed::Help(grammar.usage(IMPORT_BRIEF) + IMPORT_NOTES));
+    }
+    let [file] = matches.free.as_slice() else {
+        return Err("it takes the name of one file".to_owned());
+    };
+    let import = Import {
+        file: PathBuf::from(file),
+        keep_existing: matches.opt_present("no-overwrite"),
+    };
+    let options = connection(&matches, environment, Mode::Import(import))?;
+    check(&options)?;
+    Ok(Parsed::Run(Box::new(options)))
+}
+
+/// The options that say which node, and as whom.
+fn connection(
+    matches: &Matches,
+    environment: impl Fn(&str) -> Option<String>,
+    mode: Mode,
+) -> Result<Options, String> {
+    let environment = |name: &str| environment(name).filter(|value| !value.is_empty());
+    let port = match matches.opt_str("p").or_else(|| environment("MARLINE_PORT")) {
+        None => DEFAULT_PORT,
+        Some(text) => port(&text)?,
+    };
+    Ok(Options {
         host: matches
             .opt_str("h")
             .or_else(|| environment("MARLINE_HOST"))
@@ -133,32 +201,36 @@ pub(super) fn parse(
             .opt_str("pass-file")
             .or_else(|| environment("MARLINE_PASSWORD_FILE"))
             .map(PathBuf::from),
-        mode: mode(&matches)?,
-        raw,
-        json: matches.opt_present("json"),
-        timeout: seconds(&matches, "timeout")?,
-    };
-    check(&options)?;
-    Ok(Parsed::Run(Box::new(options)))
+        mode,
+        raw: None,
+        json: false,
+        timeout: seconds(matches, "timeout")?,
+    })
 }
 
-fn grammar() -> getopts::Options {
+fn connection_grammar() -> getopts::Options {
     let mut grammar = getopts::Options::new();
     grammar
-        .parsing_style(ParsingStyle::StopAtFirstFree)
         .optopt("h", "host", "node to talk to (default 127.0.0.1)", "HOST")
         .optopt("p", "port", "its port (default 8001)", "PORT")
         .optopt("", "user", "user to authenticate as", "NAME")
         .optopt("", "pass-file", "file that holds the password", "FILE")
+        .optopt("", "timeout", "give up after so many seconds", "SECONDS")
+        .optflag("", "help", "print this text");
+    grammar
+}
+
+fn grammar() -> getopts::Options {
+    let mut grammar = connection_grammar();
+    grammar
+        .parsing_style(ParsingStyle::StopAtFirstFree)
         .optflag("", "pipe", "send stdin as it is, count the replies")
         .optflag("", "json", "replies as JSON, one value a line")
         .optflag("", "raw", "plain output, also on a terminal")
         .optflag("", "no-raw", "formatted output, also elsewhere")
         .optflag("x", "", "take the last argument from stdin")
-        .optopt("", "timeout", "give up after so many seconds", "SECONDS")
         .optopt("r", "", "run the command N times (-1: forever)", "N")
-        .optopt("i", "", "wait between the runs of -r", "SECONDS")
-        .optflag("", "help", "print this text");
+        .optopt("i", "", "wait between the runs of -r", "SECONDS");
     grammar
 }
 
@@ -299,6 +371,10 @@ mod tests {
             assert!(parsed(line, &[]).is_err(), "{line}");
         }
         assert!(parsed("ping", &[("MARLINE_PORT", "x")]).is_err());
+        for line in ["", "a b", "-p 0 a", "--json a", "--user me a"] {
+            let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            assert!(parse_import(&args, |_| None).is_err(), "{line}");
+        }
         assert!(matches!(parsed("--help", &[]), Ok(Parsed::Help(text)) if text.contains("Exit")));
     }
 }
