@@ -19,6 +19,7 @@ import libraries  # noqa: E402,F401
 import by_hand  # noqa: E402,F401
 import lifecycle  # noqa: E402,F401
 import bad_input  # noqa: E402,F401
+import importing  # noqa: E402,F401
 
 
 class TookTooLong(Exception):
