@@ -1,0 +1,125 @@
+//! Files that segments will be made of: space that is already ours.
+
+use std::io;
+use std::sync::Arc;
+
+use super::super::Disk;
+use super::{NUMBER_MAX, number_in};
+
+/// At most this many files wait to be used again.
+const SPARES_MAX: usize = 2;
+const CHUNK_BYTES: usize = 64 << 10;
+static ZEROS: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
+
+/// A file with its full length of written blocks.
+pub(super) struct Spare {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+    /// The key that its old contents are sealed with, 0: not sealed; `None`: it has none.
+    pub(super) key_id: Option<u32>,
+}
+
+/// The spares of one log.
+pub(super) struct Spares {
+    disk: Arc<dyn Disk>,
+    /// Length of each.
+    bytes: u64,
+    ready: Vec<Spare>,
+    /// One that an earlier process left, in whatever state.
+    leftover: Option<String>,
+    next: u64,
+}
+
+impl Spares {
+    /// Looks at what an earlier process left: keeps one file to be written anew, removes the others.
+    pub(super) fn find(disk: Arc<dyn Disk>, bytes: u64) -> io::Result<Spares> {
+        let mut spares = Spares {
+            bytes,
+            ready: Vec::new(),
+            leftover: None,
+            next: 1,
+            disk,
+        };
+        for file in spares.disk.list()? {
+            let Some(number) = number_in(&file.name, "spare-").filter(|n| *n < NUMBER_MAX) else {
+                continue;
+            };
+            spares.next = spares.next.max(number + 1);
+            if spares.leftover.is_none() && file.bytes <= bytes {
+                spares.leftover = Some(file.name);
+            } else {
+                spares.disk.remove(&file.name)?;
+            }
+        }
+        Ok(spares)
+    }
+
+    /// Whether a spare is ready.
+    pub(super) fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether one more file is wanted.
+    pub(super) fn has_room(&self) -> bool {
+        self.ready.len() < SPARES_MAX
+    }
+
+    /// A name that no file has.
+    pub(super) fn new_name(&mut self) -> String {
+        self.next += 1;
+        format!("spare-{:016x}", self.next - 1)
+    }
+
+    pub(super) fn add(&mut self, spare: Spare) {
+        self.ready.push(spare);
+    }
+
+    /// A spare, made now if none is ready.
+    pub(super) fn take(&mut self) -> io::Result<Spare> {
+        if !self.is_ready() {
+            self.make()?;
+        }
+        Ok(self.ready.pop().expect("one is ready"))
+    }
+
+    /// Makes one more spare: writes zeros over its length, so that the blocks are really there, and syncs it.
+    pub(super) fn make(&mut self) -> io::Result<()> {
+        let name = match self.leftover.take() {
+            Some(name) => name,
+            None => self.new_name(),
+        };
+        if let Err(error) = self.fill(&name) {
+            // What cannot be removed either is found by the next process.
+            let _ = self.disk.remove(&name);
+            return Err(error);
+        }
+        let bytes = self.bytes;
+        self.add(Spare {
+            name,
+            bytes,
+            key_id: None,
+        });
+        Ok(())
+    }
+
+    fn fill(&self, name: &str) -> io::Result<()> {
+        let mut at = 0;
+        while at < self.bytes {
+            let chunk = (self.bytes - at).min(CHUNK_BYTES as u64);
+            let zeros = &ZEROS[..usize::try_from(chunk).expect("at most a chunk")];
+            self.disk.write(name, at, zeros)?;
+            at += chunk;
+        }
+        self.disk.sync(name)
+    }
+
+    /// Removes the spares with contents that are not sealed with this key.
+    pub(super) fn keep_only(&mut self, key_id: u32) -> io::Result<()> {
+        let is_stale = |spare: &Spare| spare.key_id.is_some_and(|id| id != key_id);
+        while let Some(at) = self.ready.iter().position(is_stale) {
+            self.disk.remove(&self.ready[at].name)?;
+            self.ready.swap_remove(at);
+        }
+        Ok(())
+    }
+}
