@@ -12,7 +12,8 @@
 //! - No call takes long: see [`dict`] for growth, [`heap`] for memory, [`scan`] for walks. The
 //!   exceptions are operations on huge values, which take the time of their bytes.
 //! - Expired keys are absent for every reader from their millisecond on; they are removed when an
-//!   operation meets them and by [`Store::sweep`].
+//!   operation meets them and by [`Store::sweep`]. A read removes them only where no write that is stamped
+//!   earlier is still to come ([`Store::set_settled`]): reads are in no log.
 //!
 //! Not here: several keys at once (taken apart above), types other than strings, eviction, snapshots.
 
@@ -53,6 +54,8 @@ pub struct Store {
     sweep_next: u32,
     /// Whether reading counts as use of a key.
     touching: bool,
+    /// Up to this time reads may remove what has expired.
+    settled_ms: u64,
 }
 
 /// A key's value as it is stored.
@@ -76,6 +79,7 @@ impl Store {
             dict: Dict::new(seed),
             sweep_next: 0,
             touching: true,
+            settled_ms: u64::MAX,
         }
     }
 
@@ -84,11 +88,19 @@ impl Store {
         self.touching = touching;
     }
 
+    /// Says that no write stamped `at_ms` or earlier is still to come; at first, that none ever is. A read at a
+    /// later time finds an expired key absent, but leaves it to the write that may have to find it alive.
+    pub fn set_settled(&mut self, at_ms: u64) {
+        self.settled_ms = at_ms;
+    }
+
     /// Does `op` at the time `at_ms` and writes its reply: one value, or none where [`Op`] says so.
     pub fn apply(&mut self, op: &Op<'_>, at_ms: u64, reply: &mut Reply<'_>) -> Effect {
         let touching = self.touching || matches!(op.action, Action::Touch);
-        let visit = Visit::new(&mut self.dict, op.key, at_ms, touching);
-        if op.action.is_write() {
+        let is_write = op.action.is_write();
+        let removing = is_write || at_ms <= self.settled_ms;
+        let visit = Visit::new(&mut self.dict, op.key, at_ms, touching, removing);
+        if is_write {
             write::apply(visit, &op.action, reply)
         } else {
             read::apply(visit, &op.action, reply)
@@ -149,7 +161,7 @@ impl Store {
 
     /// Removes expired keys from up to `tables_max` small tables, telling about each, and goes on from
     /// there the next time. Tables in which nothing can have expired cost a glance. Returns the number
-    /// of removed keys.
+    /// of removed keys. Whether `at_ms` is settled is the caller's to know.
     pub fn sweep(
         &mut self,
         at_ms: u64,

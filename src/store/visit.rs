@@ -1,7 +1,7 @@
 //! One operation's visit to one key.
 //!
-//! The key is hashed and found once, when the visit begins; an expired entry is removed on the way in, so
-//! that operations only know keys that are there and keys that are not. The visit keeps the books: which
+//! The key is hashed and found once, when the visit begins; an expired entry is removed on the way in, or
+//! overlooked where it may not be, so that operations only know keys that are there and keys that are not. The visit keeps the books: which
 //! events happened, whether anything changed, when the key was last used.
 //!
 //! Invariant: `at` is good; whatever may move entries sets it anew or ends the visit (takes `self`).
@@ -26,8 +26,16 @@ pub(super) struct Visit<'d, 'k> {
 }
 
 impl<'d, 'k> Visit<'d, 'k> {
+    /// `removing`: whether an expired entry is removed. An operation that writes must say so, for it may
+    /// store the key anew.
     #[inline]
-    pub(super) fn new(dict: &'d mut Dict, key: &'k [u8], at_ms: u64, touching: bool) -> Self {
+    pub(super) fn new(
+        dict: &'d mut Dict,
+        key: &'k [u8],
+        at_ms: u64,
+        touching: bool,
+        removing: bool,
+    ) -> Self {
         let place = dict.place(key);
         let at = dict.find(place, key);
         let mut visit = Visit {
@@ -43,7 +51,10 @@ impl<'d, 'k> Visit<'d, 'k> {
             .entry()
             .is_some_and(|entry| is_expired(entry.expire_at_ms, at_ms))
         {
-            visit.take_out(Event::Expired);
+            match removing {
+                true => visit.take_out(Event::Expired),
+                false => visit.at = None,
+            }
         }
         visit
     }
