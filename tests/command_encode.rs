@@ -229,6 +229,10 @@ fn what_is_wrong_is_named() {
         "a count of operations that are not there"
     );
     assert_eq!(
+        refused(b"\x03\x01k\x02\xff\xff\xff\xff\xff\xff\xff\xff"),
+        "an expiry at no time"
+    );
+    assert_eq!(
         refused(b"\x09\x01k\x01\x00\x40\x00"),
         "a bit field of 64 bits"
     );

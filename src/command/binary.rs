@@ -39,6 +39,8 @@ pub enum Malformed {
     },
     /// A bit field of a width that there is not.
     Width(u8),
+    /// A time that stands for never where a time must be.
+    Never,
 }
 
 impl fmt::Display for Malformed {
@@ -52,6 +54,7 @@ impl fmt::Display for Malformed {
             Malformed::Tag(tag) => write!(f, "unknown tag {tag:#04x}"),
             Malformed::Code { field, code } => write!(f, "unknown code {code:#04x} as {field}"),
             Malformed::Width(bits) => write!(f, "a bit field of {bits} bits"),
+            Malformed::Never => write!(f, "an expiry at no time"),
         }
     }
 }
@@ -131,6 +134,17 @@ impl<'a> Reader<'a> {
         let (bytes, rest) = self.rest.split_first_chunk().ok_or(Malformed::Ends)?;
         self.rest = rest;
         Ok(u64::from_le_bytes(*bytes))
+    }
+
+    /// Eight bytes as the time at which a key expires. The last one there is, is none: the store uses it to say
+    /// that a key never expires.
+    ///
+    /// # Errors
+    /// There are fewer, or they hold that last time.
+    #[inline]
+    pub fn time(&mut self) -> Result<u64, Malformed> {
+        let at_ms = self.fixed()?;
+        (at_ms != u64::MAX).then_some(at_ms).ok_or(Malformed::Never)
     }
 
     /// A number.

@@ -348,7 +348,7 @@ fn set_from<'a>(reader: &mut Reader<'a>) -> Result<Action<'a>, Malformed> {
     let expiry = match options & 0b11 {
         0 => SetExpiry::Clear,
         1 => SetExpiry::Keep,
-        AT => SetExpiry::At(reader.fixed()?),
+        AT => SetExpiry::At(reader.time()?),
         _ => return Err(unknown),
     };
     Ok(Action::Set(Set {
@@ -407,7 +407,7 @@ fn get_ex_from(reader: &mut Reader<'_>) -> Result<GetExExpiry, Malformed> {
     match reader.byte()? {
         0 => Ok(GetExExpiry::Keep),
         1 => Ok(GetExExpiry::Clear),
-        AT => reader.fixed().map(GetExExpiry::At),
+        AT => reader.time().map(GetExExpiry::At),
         code => Err(Malformed::Code {
             field: "the expiry of GETEX",
             code,
@@ -420,7 +420,7 @@ fn put_from<'a>(reader: &mut Reader<'a>) -> Result<Action<'a>, Malformed> {
     let has_expiry = reader.code::<bool>()?;
     Ok(Action::Put {
         value,
-        expire_at_ms: has_expiry.then(|| reader.fixed()).transpose()?,
+        expire_at_ms: has_expiry.then(|| reader.time()).transpose()?,
         encoding,
         event,
     })
