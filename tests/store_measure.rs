@@ -9,6 +9,7 @@
 
 use std::time::{Duration, Instant};
 
+use marline::command::encode::{Change, decode, encode_op};
 use marline::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
 use marline::store::{HashSeed, Store};
 use marline::wire::reply::{Dialect, Reply};
@@ -188,4 +189,95 @@ fn context_switches() -> u64 {
     let lines = status.lines().filter(|line| line.contains("ctxt_switches"));
     let counts = lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
     counts.sum()
+}
+
+#[test]
+#[ignore = "takes gigabytes and seconds; prints figures"]
+fn an_image_of_ten_million_keys() {
+    let mut store = Store::new(HashSeed(1, 2));
+    let (mut out, value) = (Vec::new(), [b'v'; 32]);
+    let mut write = |store: &mut Store, number: u64| {
+        let key = format!("key:{number:012}");
+        let (key, action) = (key.as_bytes(), set(&value));
+        out.clear();
+        store.apply(
+            &Op { key, action },
+            NOW_MS,
+            &mut Reply::new(&mut out, Dialect::Resp2),
+        );
+    };
+    let begin = Instant::now();
+    for number in 0..KEYS {
+        write(&mut store, number);
+    }
+    let ns = begin.elapsed().as_nanos() / u128::from(KEYS);
+    println!("insert into one store: {ns} ns");
+
+    let (mut blocks, mut longest, begin) = (Vec::new(), Duration::ZERO, Instant::now());
+    store.begin_image();
+    while store.is_imaging() {
+        let begin = Instant::now();
+        store.advance_image(1000);
+        longest = longest.max(begin.elapsed());
+        if store.image_bytes() >= 1 << 18 {
+            blocks.push(store.take_image(1 << 18));
+        }
+        if store.advance_image(0) {
+            blocks.push(store.take_image(1 << 18));
+        }
+    }
+    let ns = begin.elapsed().as_nanos() / u128::from(KEYS);
+    let mebibytes = blocks.iter().map(Vec::len).sum::<usize>() >> 20;
+    println!("image: {ns} ns a key, {mebibytes} MiB, a slice of 1000 took {longest:?} at most");
+
+    for (name, seed) in [("the same", HashSeed(1, 2)), ("another", HashSeed(3, 4))] {
+        let (mut copy, begin) = (Store::new(seed), Instant::now());
+        for block in &blocks {
+            copy.load(block, NOW_MS).expect("a block of an image");
+        }
+        let ns = begin.elapsed().as_nanos() / u128::from(KEYS);
+        assert_eq!(copy.len(), store.len());
+        println!("load with {name} seed: {ns} ns a key");
+    }
+
+    let mut random = fastrand::Rng::with_seed(7);
+    let numbers: Vec<u64> = (0..1_000_000).map(|_| random.u64(..KEYS)).collect();
+    for name in ["without an image", "into a new image", "into an old image"] {
+        if name == "into a new image" {
+            store.begin_image();
+        }
+        let begin = Instant::now();
+        numbers.iter().for_each(|&number| write(&mut store, number));
+        let ns = begin.elapsed().as_nanos() / numbers.len() as u128;
+        println!("SET {name}: {ns} ns");
+    }
+    let begin = Instant::now();
+    let digest = store.digest(NOW_MS);
+    let ns = begin.elapsed().as_nanos() / u128::from(KEYS);
+    println!("digest {digest:016x}: {ns} ns a key");
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn a_change_as_bytes() {
+    let (key, value) = (b"key:000000000000", [b'v'; 32]);
+    let op = Op {
+        key,
+        action: set(&value),
+    };
+    let (mut log, rounds, mut decoded) = (Vec::with_capacity(64 << 20), 1_000_000u32, 0);
+    let begin = Instant::now();
+    for _ in 0..rounds {
+        encode_op(std::hint::black_box(&op), &mut log);
+    }
+    let ns = begin.elapsed().as_nanos() / u128::from(rounds);
+    println!("encode SET: {ns} ns");
+    let (begin, mut rest) = (Instant::now(), &log[..]);
+    while let Ok((change, used)) = decode(rest) {
+        decoded += u32::from(std::hint::black_box(change) != Change::Flush);
+        rest = &rest[used..];
+    }
+    let ns = begin.elapsed().as_nanos() / u128::from(rounds);
+    assert_eq!(decoded, rounds);
+    println!("decode SET: {ns} ns");
 }

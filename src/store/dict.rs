@@ -16,7 +16,8 @@
 
 use super::entry::Head;
 use super::heap::Heap;
-use super::table::{ENTRIES_MAX, Table, Tally, hash_of};
+use super::image::{Image, Slice};
+use super::table::{ENTRIES_MAX, Item, Table, Tally, hash_of};
 use super::{Entry, HashSeed};
 
 /// A directory has at most 2^24 cells (64 MiB), for 3.7 thousand million keys; beyond, tables grow.
@@ -39,6 +40,10 @@ pub(super) struct Dict {
     tables: u32,
     totals: Tally,
     heap: Heap,
+    /// How many images were begun.
+    images: u32,
+    /// The one under way.
+    image: Option<Box<Image>>,
 }
 
 impl Dict {
@@ -51,8 +56,10 @@ impl Dict {
             tables: 0,
             totals: Tally::default(),
             heap: Heap::new(),
+            images: 0,
+            image: None,
         };
-        dict.add_table(Table::new(0));
+        dict.add_table(Table::new(0, 0));
         dict
     }
 
@@ -77,7 +84,8 @@ impl Dict {
     pub(super) fn bytes(&self) -> usize {
         let tables = self.groups.len() * GROUP_TABLES * size_of::<Table>();
         let directory = self.directory.capacity() * size_of::<u32>();
-        self.totals.index_bytes + self.heap.bytes() + tables + directory
+        let image = self.image.as_ref().map_or(0, |image| image.capacity());
+        self.totals.index_bytes + self.heap.bytes() + tables + directory + image
     }
 
     pub(super) fn heap(&self) -> &Heap {
@@ -171,6 +179,80 @@ impl Dict {
         result
     }
 
+    /// Adds a key that is not there, and says where it belongs then.
+    #[inline]
+    pub(super) fn insert(&mut self, place: Place, item: &Item<'_>) -> Place {
+        let place = self.make_room(place);
+        self.preserve(place.table, None);
+        let seed = self.seed;
+        self.change(place, |table, heap| {
+            table.insert(place.hash, item, heap, seed);
+        });
+        place
+    }
+
+    /// Must be called before the entry at `at` of a table changes or goes, or one is added (`None`), so that an
+    /// image under way has what was there.
+    #[inline]
+    pub(super) fn preserve(&mut self, table: u32, at: Option<u32>) {
+        if self.image.is_some() {
+            self.preserve_in_image(table, at);
+        }
+    }
+
+    #[cold]
+    fn preserve_in_image(&mut self, number: u32, at: Option<u32>) {
+        let number = number as usize;
+        let table = &mut self.groups[number / GROUP_TABLES][number % GROUP_TABLES];
+        let image = self.image.as_mut().expect("one is under way");
+        image.preserve(table, at, &mut self.heap);
+    }
+
+    /// The image under way.
+    pub(super) fn image(&self) -> Option<&Image> {
+        self.image.as_deref()
+    }
+
+    pub(super) fn image_mut(&mut self) -> Option<&mut Image> {
+        self.image.as_deref_mut()
+    }
+
+    /// Whether nothing is left to be gathered for the image under way.
+    pub(super) fn is_image_whole(&self) -> bool {
+        self.image()
+            .is_some_and(|image| image.next_table(self.tables).is_none())
+    }
+
+    pub(super) fn is_imaging(&self) -> bool {
+        self.image.is_some()
+    }
+
+    /// Begins an image of what is there now.
+    pub(super) fn begin_image(&mut self) {
+        assert!(self.image.is_none(), "an image is under way");
+        self.images += 1;
+        self.heap.set_mark(self.images % 2 == 1);
+        self.image = Some(Box::new(Image::new(self.images)));
+    }
+
+    /// Goes on with the image under way; whether it holds everything now.
+    pub(super) fn advance_image(&mut self, mut slice: Slice) -> bool {
+        let image = self.image.as_mut().expect("one is under way");
+        while let Some(number) = image.next_table(self.tables) {
+            let number = number as usize;
+            let table = &mut self.groups[number / GROUP_TABLES][number % GROUP_TABLES];
+            if !image.walk(table, &mut self.heap, &mut slice) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Ends the image under way, wherever it stands.
+    pub(super) fn end_image(&mut self) {
+        self.image = None;
+    }
+
     /// Moves the entries of a sparse page to others.
     fn empty(&mut self, page: u32) {
         for at in self.heap.live(page) {
@@ -183,7 +265,7 @@ impl Dict {
     }
 
     /// Where to insert a key that is not there: splits its table when that is full.
-    pub(super) fn make_room(&mut self, mut place: Place) -> Place {
+    fn make_room(&mut self, mut place: Place) -> Place {
         while self.table(place.table).len() >= ENTRIES_MAX && self.split(place) {
             place.table = self.directory[self.cell(place.hash)];
         }

@@ -6,13 +6,16 @@
 //! | u8    | u24 seconds | varint  | varint       | u64, may  |     | unless  |
 //! |       |             |         | or slab slot | be absent |     | outside |
 //! +-------+-------------+---------+--------------+-----------+-----+---------+
-//! flags: bits 0..=1 encoding (0 plain, 1 text, 2 raw), bit 2 expiry field present, bit 3 value outside
+//! flags: bits 0..=1 encoding (0 plain, 1 text, 2 raw), bit 2 expiry field present, bit 3 value outside,
+//!        bit 4 the mark of images
 //! ```
 //!
 //! Integers are little-endian, varints LEB128. A key and a value under 128 bytes cost six bytes of header.
 //! The expiry field stays when an expiry is removed ([`NEVER`] is written into it), so that a key whose
 //! time is set again and again is rewritten in place. A value longer than [`INLINE_BYTES_MAX`] lives
 //! outside; the entry then holds its place in the heap's slab instead of a length.
+//!
+//! What the mark says is told in [`image`](super::image); here it is a bit that goes where the entry goes.
 //!
 //! The access time is unix seconds modulo 2^24 (194 days), as in Redis.
 //!
@@ -29,6 +32,7 @@ pub(super) const NEVER: u64 = u64::MAX;
 const ENCODING: u8 = 0b11;
 const EXPIRY: u8 = 0b100;
 const OUTSIDE: u8 = 0b1000;
+const MARK: u8 = 0b1_0000;
 const EXPIRY_BYTES: usize = 8;
 /// Where the first varint stands.
 const KEY_LEN_AT: usize = 4;
@@ -169,6 +173,10 @@ impl Head {
         bytes[0] = self.flags & !ENCODING | encoding_bits(encoding);
     }
 
+    pub(super) fn mark(&self) -> bool {
+        self.flags & MARK != 0
+    }
+
     /// The second of the last access, modulo 2^24.
     pub(super) fn access(&self, bytes: &[u8]) -> u32 {
         u32::from_le_bytes([bytes[1], bytes[2], bytes[3], 0])
@@ -193,6 +201,11 @@ pub(super) fn write_access(bytes: &mut [u8], second: u32) {
     }
 }
 
+/// Sets the mark of the entry with which `bytes` begins.
+pub(super) fn write_mark(bytes: &mut [u8], mark: bool) {
+    bytes[0] = bytes[0] & !MARK | mark_bits(mark);
+}
+
 /// Bytes that such an entry takes.
 #[inline]
 pub(super) fn len(label: Label, key: &[u8], body: Body<'_>) -> usize {
@@ -210,14 +223,14 @@ pub(super) fn len(label: Label, key: &[u8], body: Body<'_>) -> usize {
 
 /// Writes an entry at the beginning of `bytes`, which are long enough.
 #[inline]
-pub(super) fn write(bytes: &mut [u8], label: Label, key: &[u8], body: Body<'_>) {
+pub(super) fn write(bytes: &mut [u8], mark: bool, label: Label, key: &[u8], body: Body<'_>) {
     let expiry_flag = if label.expiry.is_some() { EXPIRY } else { 0 };
     let outside_flag = if matches!(body, Body::Outside(_)) {
         OUTSIDE
     } else {
         0
     };
-    bytes[0] = encoding_bits(label.encoding) | expiry_flag | outside_flag;
+    bytes[0] = encoding_bits(label.encoding) | expiry_flag | outside_flag | mark_bits(mark);
     bytes[1..4].copy_from_slice(&label.access.to_le_bytes()[..3]);
     let mut at = write_varint(bytes, KEY_LEN_AT, key.len());
     at = write_varint(bytes, at, body.number());
@@ -230,6 +243,11 @@ pub(super) fn write(bytes: &mut [u8], label: Label, key: &[u8], body: Body<'_>) 
         let at = at + key.len();
         bytes[at..at + value.len()].copy_from_slice(value);
     }
+}
+
+#[inline]
+fn mark_bits(mark: bool) -> u8 {
+    if mark { MARK } else { 0 }
 }
 
 fn encoding_bits(encoding: Encoding) -> u8 {
@@ -303,7 +321,8 @@ mod tests {
                     };
                     let len = len(label, &key, body);
                     let mut bytes = vec![0xEE; len + 3];
-                    write(&mut bytes, label, &key, body);
+                    let mark = key_len % 2 == 0;
+                    write(&mut bytes, mark, label, &key, body);
                     assert_eq!(bytes[len..], [0xEE; 3]);
                     let head = Head::read(&bytes);
                     assert_eq!(head.end(), len);
@@ -317,6 +336,13 @@ mod tests {
                     assert_eq!(head.encoding(), Encoding::Text);
                     write_access(&mut bytes, 0x123456);
                     assert_eq!(head.access(&bytes), 0x123456);
+                    assert_eq!(head.mark(), mark);
+                    head.write_encoding(&mut bytes, Encoding::Raw);
+                    assert_eq!(Head::read(&bytes).mark(), mark);
+                    write_mark(&mut bytes, !mark);
+                    let head = Head::read(&bytes);
+                    assert_eq!((head.mark(), head.end()), (!mark, len));
+                    assert_eq!(head.encoding(), Encoding::Raw);
                 }
             }
         }

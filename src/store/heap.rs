@@ -82,6 +82,8 @@ pub(super) struct Heap {
     sparse: Vec<u32>,
     outside: Slab<Vec<u8>>,
     bytes: usize,
+    /// What every entry that is written is marked with.
+    mark: bool,
 }
 
 impl Heap {
@@ -93,6 +95,7 @@ impl Heap {
             sparse: Vec::new(),
             outside: Slab::new(),
             bytes: 0,
+            mark: false,
         }
     }
 
@@ -115,10 +118,20 @@ impl Heap {
         &mut self.pages[page].bytes[position * UNIT_BYTES..]
     }
 
+    pub(super) fn mark(&self) -> bool {
+        self.mark
+    }
+
+    /// From now on entries that are written are marked so.
+    pub(super) fn set_mark(&mut self, mark: bool) {
+        self.mark = mark;
+    }
+
     /// Writes an entry somewhere.
     pub(super) fn add(&mut self, label: Label, key: &[u8], body: Body<'_>) -> u32 {
         let at = self.allocate(entry::len(label, key, body));
-        entry::write(self.get_mut(at), label, key, body);
+        let mark = self.mark;
+        entry::write(self.get_mut(at), mark, label, key, body);
         at
     }
 
@@ -134,7 +147,8 @@ impl Heap {
             self.free(at);
             new_at
         };
-        entry::write(self.get_mut(at), label, key, body);
+        let mark = self.mark;
+        entry::write(self.get_mut(at), mark, label, key, body);
         at
     }
 

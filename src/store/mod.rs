@@ -3,6 +3,7 @@
 //! ```text
 //! Store::apply(op, at) ── visit: one key, found once ── read / write ── reply
 //!                          └─ dict: directory over small tables ── table: index ── heap: entries
+//!                             image: what a dictionary held at one moment, while it goes on changing
 //! ```
 //!
 //! - [`Store::apply`] is the only way to change it: the same operations at the same times in the same
@@ -12,27 +13,34 @@
 //! - No call takes long: see [`dict`] for growth, [`heap`] for memory, [`scan`] for walks. The
 //!   exceptions are operations on huge values, which take the time of their bytes.
 //! - Expired keys are absent for every reader from their millisecond on; they are removed when an
-//!   operation meets them and by [`Store::sweep`].
+//!   operation meets them and by [`Store::sweep`]. A read removes them only where no write that is stamped
+//!   earlier is still to come ([`Store::set_settled`]): reads are in no log.
 //!
-//! Not here: several keys at once (taken apart above), types other than strings, eviction, snapshots.
+//! Not here: several keys at once (taken apart above), types other than strings, eviction, files.
 
 mod bitfield;
 mod bits;
 mod dict;
 mod entry;
 mod heap;
+mod image;
 mod read;
 mod scan;
 mod table;
 mod visit;
 mod write;
 
+use std::hash::Hasher;
+
 use siphasher::sip::SipHasher13;
 
+use crate::command::binary::{Coded, Reader};
 use crate::command::op::{Action, Effect, Encoding, Op};
 use crate::wire::reply::Reply;
 use dict::Dict;
+use image::{Image, Slice};
 use scan::is_expired;
+use table::Item;
 use visit::Visit;
 
 /// The secret of a store's hash function, so that no client can choose keys that collide.
@@ -53,6 +61,12 @@ pub struct Store {
     sweep_next: u32,
     /// Whether reading counts as use of a key.
     touching: bool,
+    /// Up to this time reads may remove what has expired.
+    settled_ms: u64,
+    /// What was cleared while an image of it was under way, which goes on here.
+    cleared: Option<Dict>,
+    /// What was cleared and is not needed any more.
+    dropped: Option<Dropped>,
 }
 
 /// A key's value as it is stored.
@@ -67,7 +81,7 @@ pub struct Entry<'a> {
 }
 
 /// What a cleared store held: freeing it takes long, do it on another thread.
-pub struct Dropped(#[expect(dead_code, reason = "is only there to be dropped")] Dict);
+pub struct Dropped(#[expect(dead_code, reason = "is only there to be dropped")] Option<Dict>);
 
 impl Store {
     /// An empty store.
@@ -76,6 +90,9 @@ impl Store {
             dict: Dict::new(seed),
             sweep_next: 0,
             touching: true,
+            settled_ms: u64::MAX,
+            cleared: None,
+            dropped: None,
         }
     }
 
@@ -84,11 +101,19 @@ impl Store {
         self.touching = touching;
     }
 
+    /// Says that no write stamped `at_ms` or earlier is still to come; at first, that none ever is. A read at a
+    /// later time finds an expired key absent, but leaves it to the write that may have to find it alive.
+    pub fn set_settled(&mut self, at_ms: u64) {
+        self.settled_ms = at_ms;
+    }
+
     /// Does `op` at the time `at_ms` and writes its reply: one value, or none where [`Op`] says so.
     pub fn apply(&mut self, op: &Op<'_>, at_ms: u64, reply: &mut Reply<'_>) -> Effect {
         let touching = self.touching || matches!(op.action, Action::Touch);
-        let visit = Visit::new(&mut self.dict, op.key, at_ms, touching);
-        if op.action.is_write() {
+        let is_write = op.action.is_write();
+        let removing = is_write || at_ms <= self.settled_ms;
+        let visit = Visit::new(&mut self.dict, op.key, at_ms, touching, removing);
+        if is_write {
             write::apply(visit, &op.action, reply)
         } else {
             read::apply(visit, &op.action, reply)
@@ -119,7 +144,7 @@ impl Store {
 
     /// Bytes allocated for keys, values and what finds them, unused capacity included.
     pub fn memory_bytes(&self) -> usize {
-        self.dict.bytes()
+        self.dict.bytes() + self.cleared.as_ref().map_or(0, Dict::bytes)
     }
 
     /// Tells about `count` keys or a few more, and returns the cursor to go on with; 0 begins and 0 means
@@ -149,7 +174,7 @@ impl Store {
 
     /// Removes expired keys from up to `tables_max` small tables, telling about each, and goes on from
     /// there the next time. Tables in which nothing can have expired cost a glance. Returns the number
-    /// of removed keys.
+    /// of removed keys. Whether `at_ms` is settled is the caller's to know.
     pub fn sweep(
         &mut self,
         at_ms: u64,
@@ -164,9 +189,128 @@ impl Store {
         gone
     }
 
-    /// Empties the store at once; what it held is the caller's to drop.
+    /// Empties the store at once; what it held is the caller's to drop. While an image of it is under way
+    /// that is nothing yet: see [`Store::take_dropped`].
     pub fn clear(&mut self) -> Dropped {
         self.sweep_next = 0;
-        Dropped(self.dict.take())
+        let old = self.dict.take();
+        if !old.is_imaging() {
+            return Dropped(Some(old));
+        }
+        self.cleared = Some(old);
+        Dropped(None)
+    }
+
+    /// Begins an image of what the store holds now, expired keys that were not yet removed included. It is under
+    /// way until [`Store::advance_image`] said that nothing is left and everything gathered was taken.
+    ///
+    /// # Panics
+    /// One is under way.
+    pub fn begin_image(&mut self) {
+        assert!(!self.is_imaging(), "an image is under way");
+        self.dict.begin_image();
+    }
+
+    /// Whether an image is under way.
+    pub fn is_imaging(&self) -> bool {
+        self.cleared.is_some() || self.dict.is_imaging()
+    }
+
+    /// The dictionary of which an image is under way, if one is.
+    fn imaged(&mut self) -> &mut Dict {
+        self.cleared.as_mut().unwrap_or(&mut self.dict)
+    }
+
+    /// Gathers up to `steps_max` entries (a table counts as one, too) or a mebibyte, and tells whether nothing is
+    /// left; also when no image is under way.
+    pub fn advance_image(&mut self, steps_max: usize) -> bool {
+        if !self.is_imaging() {
+            return true;
+        }
+        let is_whole = self.imaged().advance_image(Slice::new(steps_max));
+        if is_whole && self.image_bytes() == 0 {
+            self.end_image();
+        }
+        is_whole
+    }
+
+    /// Bytes of the image that were gathered and not yet taken.
+    pub fn image_bytes(&self) -> usize {
+        let dict = self.cleared.as_ref().unwrap_or(&self.dict);
+        dict.image().map_or(0, Image::bytes)
+    }
+
+    /// Hands out a block of the image: whole entries, `block_bytes` of them or up to one entry more, or what was
+    /// gathered if that is less. Blocks can be loaded in any order.
+    pub fn take_image(&mut self, block_bytes: usize) -> Vec<u8> {
+        let dict = self.imaged();
+        let block = dict.image_mut().map(|image| image.take(block_bytes));
+        if dict.is_image_whole() && self.image_bytes() == 0 {
+            self.end_image();
+        }
+        block.unwrap_or_default()
+    }
+
+    /// Gives up the image under way, if one is. What was gathered is gone; the next one may begin at once.
+    pub fn abandon_image(&mut self) {
+        if self.is_imaging() {
+            self.end_image();
+        }
+    }
+
+    fn end_image(&mut self) {
+        self.dict.end_image();
+        if let Some(dict) = self.cleared.take() {
+            self.dropped = Some(Dropped(Some(dict)));
+        }
+    }
+
+    /// What was cleared while an image of it was under way, once that has ended: the caller's to drop, and best
+    /// asked for each time an image ends.
+    pub fn take_dropped(&mut self) -> Option<Dropped> {
+        self.dropped.take()
+    }
+
+    /// Adds the entries of one block of an image; how many there were. They count as used at `at_ms`.
+    ///
+    /// # Errors
+    /// The bytes are no such block, or it holds a key that is there already. The entries before that are added.
+    pub fn load(&mut self, block: &[u8], at_ms: u64) -> Result<usize, String> {
+        let (mut reader, mut count) = (Reader::new(block), 0);
+        while reader.left() > 0 {
+            let (key, entry) =
+                image::read_entry(&mut reader).map_err(|why| format!("entry {count}: {why}"))?;
+            let place = self.dict.place(key);
+            if self.dict.find(place, key).is_some() {
+                return Err(format!("entry {count}: its key is there already"));
+            }
+            let item = Item {
+                key,
+                value: entry.value,
+                expire_at_ms: entry.expire_at_ms,
+                encoding: entry.encoding,
+                access: visit::access_second(at_ms),
+            };
+            self.dict.insert(place, &item);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// A number that stores have in common which hold the same keys, values, expiries and encodings at `at_ms`, in
+    /// whatever order they came by them and whatever their seeds: the sum of a hash of each entry. It tells
+    /// accidents apart, not attacks. Takes the time of all bytes.
+    pub fn digest(&self, at_ms: u64) -> u64 {
+        let mut sum = 0u64;
+        self.for_each(at_ms, &mut |key, entry| {
+            let mut hasher = SipHasher13::new_with_keys(0, 0);
+            hasher.write(&(key.len() as u64).to_le_bytes());
+            hasher.write(key);
+            hasher.write(&entry.expire_at_ms.unwrap_or(u64::MAX).to_le_bytes());
+            hasher.write(&[entry.encoding.code()]);
+            hasher.write(entry.value);
+            sum = sum.wrapping_add(hasher.finish());
+        });
+        sum
     }
 }

@@ -135,12 +135,25 @@ impl Dict {
                     hash: 0,
                     table: next,
                 };
+                self.preserve_expired(next, at_ms);
                 gone += self.change(place, |table, heap| table.sweep(at_ms, heap, removed));
                 swept += 1;
             }
             next += 1;
         }
         (gone, next)
+    }
+
+    /// Lets an image under way have what a sweep is about to remove.
+    fn preserve_expired(&mut self, table: u32, at_ms: u64) {
+        if !self.is_imaging() {
+            return;
+        }
+        let expired = |&at: &u32| is_expired(self.expiry(at), at_ms);
+        let going: Vec<u32> = self.table(table).addresses().filter(expired).collect();
+        for at in going {
+            self.preserve(table, Some(at));
+        }
     }
 }
 

@@ -8,7 +8,8 @@
 //! of the dictionary, which every method that needs them is given.
 //!
 //! Invariants: every address in the index is that of an entry; no expiry of this table is before
-//! `earliest_ms`; `expiring` counts the entries with an expiry.
+//! `earliest_ms`; `expiring` counts the entries with an expiry. What `imaged` says is told in
+//! [`image`](super::image).
 
 use hashbrown::HashTable;
 
@@ -43,15 +44,18 @@ pub(super) struct Table {
     index: HashTable<u32>,
     earliest_ms: u64,
     expiring: u32,
+    imaged: u32,
     depth: u8,
 }
 
 impl Table {
-    pub(super) fn new(depth: u8) -> Table {
+    /// An empty table, of which image number `imaged` holds everything.
+    pub(super) fn new(depth: u8, imaged: u32) -> Table {
         Table {
             index: HashTable::new(),
             earliest_ms: u64::MAX,
             expiring: 0,
+            imaged,
             depth,
         }
     }
@@ -59,6 +63,16 @@ impl Table {
     /// How many top bits of the hash all keys of this table share.
     pub(super) fn depth(&self) -> u8 {
         self.depth
+    }
+
+    /// The last image that holds all of this table.
+    #[inline]
+    pub(super) fn imaged(&self) -> u32 {
+        self.imaged
+    }
+
+    pub(super) fn set_imaged(&mut self, image: u32) {
+        self.imaged = image;
     }
 
     pub(super) fn len(&self) -> usize {
@@ -318,7 +332,7 @@ impl Table {
     /// Moves the entries whose next hash bit is set to a new table, and deepens both by that bit.
     pub(super) fn split(&mut self, heap: &Heap, seed: HashSeed) -> Table {
         let bit = 1u64 << (63 - self.depth);
-        let mut halves = [Table::new(self.depth + 1), Table::new(self.depth + 1)];
+        let mut halves = [0; 2].map(|_| Table::new(self.depth + 1, self.imaged));
         // What was full once will be full again: an index that never grows leaves no hole behind.
         for half in &mut halves {
             half.index = HashTable::with_capacity(self.index.len());

@@ -1,8 +1,9 @@
 //! One operation's visit to one key.
 //!
-//! The key is hashed and found once, when the visit begins; an expired entry is removed on the way in, so
-//! that operations only know keys that are there and keys that are not. The visit keeps the books: which
-//! events happened, whether anything changed, when the key was last used.
+//! The key is hashed and found once, when the visit begins; an expired entry is removed on the way in, or
+//! overlooked where it may not be, so that operations only know keys that are there and keys that are
+//! not. The visit keeps the books: which events happened, whether anything changed, when the key was
+//! last used.
 //!
 //! Invariant: `at` is good; whatever may move entries sets it anew or ends the visit (takes `self`).
 
@@ -26,8 +27,16 @@ pub(super) struct Visit<'d, 'k> {
 }
 
 impl<'d, 'k> Visit<'d, 'k> {
+    /// `removing`: whether an expired entry is removed. An operation that writes must say so, for it may
+    /// store the key anew.
     #[inline]
-    pub(super) fn new(dict: &'d mut Dict, key: &'k [u8], at_ms: u64, touching: bool) -> Self {
+    pub(super) fn new(
+        dict: &'d mut Dict,
+        key: &'k [u8],
+        at_ms: u64,
+        touching: bool,
+        removing: bool,
+    ) -> Self {
         let place = dict.place(key);
         let at = dict.find(place, key);
         let mut visit = Visit {
@@ -43,7 +52,10 @@ impl<'d, 'k> Visit<'d, 'k> {
             .entry()
             .is_some_and(|entry| is_expired(entry.expire_at_ms, at_ms))
         {
-            visit.take_out(Event::Expired);
+            match removing {
+                true => visit.take_out(Event::Expired),
+                false => visit.at = None,
+            }
         }
         visit
     }
@@ -59,9 +71,8 @@ impl<'d, 'k> Visit<'d, 'k> {
         Some(self.dict.entry(at))
     }
 
-    /// The second, modulo 2^24, as access times count it.
     fn second(&self) -> u32 {
-        (self.at_ms / 1000) as u32 & 0xFF_FFFF
+        access_second(self.at_ms)
     }
 
     /// Counts as an access to the key.
@@ -114,9 +125,9 @@ impl<'d, 'k> Visit<'d, 'k> {
 
     #[inline]
     fn store(&mut self, item: &Item<'_>) {
-        let seed = self.dict.seed();
         match self.at {
             Some(at) => {
+                self.dict.preserve(self.place.table, Some(at));
                 let hash = self.place.hash;
                 self.dict.change(self.place, |table, heap| {
                     table.replace(hash, at, item, heap);
@@ -124,11 +135,7 @@ impl<'d, 'k> Visit<'d, 'k> {
             }
             None => {
                 self.effect.add(Event::New);
-                self.place = self.dict.make_room(self.place);
-                let hash = self.place.hash;
-                self.dict.change(self.place, |table, heap| {
-                    table.insert(hash, item, heap, seed);
-                });
+                self.place = self.dict.insert(self.place, item);
             }
         }
     }
@@ -148,6 +155,7 @@ impl<'d, 'k> Visit<'d, 'k> {
             self.at = self.dict.find(self.place, self.key);
         }
         let at = self.at.expect("the key is there or was just added");
+        self.dict.preserve(self.place.table, Some(at));
         let hash = self.place.hash;
         let grows = self.dict.entry(at).value.len() < len;
         self.effect.modified |= grows;
@@ -162,6 +170,7 @@ impl<'d, 'k> Visit<'d, 'k> {
     /// Sets or removes the expiry of the key, which must be there.
     pub(super) fn set_expiry(mut self, expire_at_ms: Option<u64>) -> Effect {
         let at = self.at.expect("only a key that is there has an expiry");
+        self.dict.preserve(self.place.table, Some(at));
         let hash = self.place.hash;
         self.dict.change(self.place, |table, heap| {
             table.set_expiry(hash, at, expire_at_ms, heap);
@@ -178,6 +187,7 @@ impl<'d, 'k> Visit<'d, 'k> {
 
     fn take_out(&mut self, event: Event) {
         if let Some(at) = self.at.take() {
+            self.dict.preserve(self.place.table, Some(at));
             let hash = self.place.hash;
             self.dict
                 .change(self.place, |table, heap| table.remove(hash, at, heap));
@@ -185,4 +195,10 @@ impl<'d, 'k> Visit<'d, 'k> {
             self.effect.modified = true;
         }
     }
+}
+
+/// The second, modulo 2^24, as access times count it.
+#[inline]
+pub(super) fn access_second(at_ms: u64) -> u32 {
+    (at_ms / 1000) as u32 & 0xFF_FFFF
 }
