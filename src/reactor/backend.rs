@@ -20,6 +20,15 @@ use super::timer::Nanos;
 /// A backend's handle of a socket. It is valid from birth to [`Backend::close`], and reused afterwards.
 pub type Raw = usize;
 
+/// Which threads a job runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Any of several: jobs may overtake each other.
+    Pool,
+    /// One thread of its own, for what waits for a disk: jobs run one after the other, in order.
+    Disk,
+}
+
 /// Work for another thread. It carries its own way back.
 pub type Job = Box<dyn FnOnce() + Send>;
 
@@ -105,7 +114,7 @@ pub trait Backend: 'static {
     fn close(&mut self, socket: Raw, reset: bool);
 
     /// Runs `job` elsewhere, some time.
-    fn spawn(&mut self, job: Job);
+    fn spawn(&mut self, lane: Lane, job: Job);
 
     /// How to look up `name`, which is `host:port`.
     fn lookup(&mut self, name: &str) -> Lookup;

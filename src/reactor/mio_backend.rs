@@ -22,7 +22,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::backend::{AcceptError, Backend, Job, Lookup, Raw, Ready, Wake};
+use super::backend::{AcceptError, Backend, Job, Lane, Lookup, Raw, Ready, Wake};
 use super::limits::ListenOptions;
 use super::pool::Pool;
 use super::timer::Nanos;
@@ -54,6 +54,7 @@ pub struct MioBackend {
     socks: Slab<Sock>,
     spare: Option<File>,
     pool: Pool,
+    disk: Pool,
     rng: fastrand::Rng,
     origin: Instant,
 }
@@ -75,7 +76,8 @@ impl MioBackend {
             waker,
             socks: Slab::new(),
             spare: open_spare(),
-            pool: Pool::new(threads),
+            pool: Pool::new("pool", threads),
+            disk: Pool::new("disk", 1),
             rng: fastrand::Rng::with_seed(seed),
             origin: Instant::now(),
         })
@@ -230,8 +232,11 @@ impl Backend for MioBackend {
         }
     }
 
-    fn spawn(&mut self, job: Job) {
-        self.pool.spawn(job);
+    fn spawn(&mut self, lane: Lane, job: Job) {
+        match lane {
+            Lane::Pool => self.pool.spawn(job),
+            Lane::Disk => self.disk.spawn(job),
+        }
     }
 
     fn lookup(&mut self, name: &str) -> Lookup {

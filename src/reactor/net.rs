@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::app::{App, Cx};
-use super::backend::{Backend, Lookup};
+use super::backend::{Backend, Lane, Lookup};
 use super::conn::{PAUSED_BY_POLICY, PAUSED_BY_PROTOCOL, Phase};
 use super::connector::{Connector, Target};
 use super::core::{Core, Stopping};
@@ -288,6 +288,25 @@ impl<'a, A: App> Net<'a, A> {
         job: impl FnOnce() -> T + Send + 'static,
         then: impl FnOnce(&mut Cx<'_, A>, T) + 'static,
     ) {
+        self.defer(Lane::Pool, job, then);
+    }
+
+    /// As [`defer_to_thread`](Self::defer_to_thread), on the one thread for what waits for the disk: jobs run one
+    /// after the other, in the order they were given.
+    pub fn defer_to_disk<T: Send + 'static>(
+        &mut self,
+        job: impl FnOnce() -> T + Send + 'static,
+        then: impl FnOnce(&mut Cx<'_, A>, T) + 'static,
+    ) {
+        self.defer(Lane::Disk, job, then);
+    }
+
+    fn defer<T: Send + 'static>(
+        &mut self,
+        lane: Lane,
+        job: impl FnOnce() -> T + Send + 'static,
+        then: impl FnOnce(&mut Cx<'_, A>, T) + 'static,
+    ) {
         let key = self
             .core
             .deferred
@@ -298,9 +317,10 @@ impl<'a, A: App> Net<'a, A> {
             }));
         self.core.stats.jobs_pending += 1;
         let inbox = Arc::clone(&self.core.inbox);
-        self.backend.spawn(Box::new(move || {
+        let job = Box::new(move || {
             inbox.put(Item::Finished(key, Box::new(job())));
-        }));
+        });
+        self.backend.spawn(lane, job);
     }
 
     /// Looks a name up on the thread pool, for a connector.

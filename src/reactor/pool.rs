@@ -20,6 +20,7 @@ use super::backend::Job;
 
 /// A fixed number of threads and one queue.
 pub struct Pool {
+    name: &'static str,
     shared: Arc<Shared>,
     threads: usize,
     started: bool,
@@ -36,13 +37,14 @@ struct Queue {
 }
 
 impl Pool {
-    /// A pool that will have `threads` threads, at least one.
-    pub fn new(threads: usize) -> Self {
+    /// A pool that will have `threads` threads, at least one, called `name` and a number.
+    pub fn new(name: &'static str, threads: usize) -> Self {
         let queue = Mutex::new(Queue {
             jobs: VecDeque::new(),
             closed: false,
         });
         Pool {
+            name,
             shared: Arc::new(Shared {
                 queue,
                 changed: Condvar::new(),
@@ -66,10 +68,13 @@ impl Pool {
         for number in 0..self.threads {
             let shared = Arc::clone(&self.shared);
             let begun = thread::Builder::new()
-                .name(format!("pool-{number}"))
+                .name(format!("{}-{number}", self.name))
                 .spawn(move || shared.work());
             if let Err(error) = begun {
-                error!("thread {number} of the pool did not start: {error}");
+                error!(
+                    "thread {number} of the {} did not start: {error}",
+                    self.name
+                );
             }
         }
     }

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::backend::{AcceptError, Backend, Job, Lookup, Raw, Ready, Wake};
+use super::backend::{AcceptError, Backend, Job, Lane, Lookup, Raw, Ready, Wake};
 use super::limits::ListenOptions;
 use super::sim_world::{Event, World};
 use super::timer::{Nanos, nanos};
@@ -335,10 +335,16 @@ impl Backend for SimBackend {
         self.net.world.borrow_mut().close(socket, reset);
     }
 
-    fn spawn(&mut self, job: Job) {
+    fn spawn(&mut self, lane: Lane, job: Job) {
         let mut world = self.net.world.borrow_mut();
         let longest = world.faults.job_delay_max_ns;
-        let delay = world.rng.u64(0..=longest);
+        let mut delay = world.rng.u64(0..=longest);
+        if lane == Lane::Disk {
+            // In order: none is done before the one that was given before it.
+            let free_at = world.nodes[self.node].disk_free_at.max(world.now) + delay;
+            world.nodes[self.node].disk_free_at = free_at;
+            delay = free_at - world.now;
+        }
         world.schedule(delay, Event::Job(job));
     }
 

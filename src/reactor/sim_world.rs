@@ -111,6 +111,8 @@ pub(super) struct Node {
     pub(super) descriptors_max: usize,
     descriptors: usize,
     pub(super) wall_skew_ms: i64,
+    /// When its disk thread is done with what it was given.
+    pub(super) disk_free_at: Nanos,
     /// Somebody called its waker since its last poll.
     woken: Arc<AtomicBool>,
 }
@@ -164,6 +166,7 @@ impl World {
             descriptors_max: usize::MAX,
             descriptors: 0,
             wall_skew_ms: 0,
+            disk_free_at: 0,
             woken: Arc::clone(woken),
         });
         self.nodes.len() - 1
