@@ -52,7 +52,7 @@
 
 mod record;
 pub mod replay;
-mod spares;
+pub mod spares;
 pub mod writer;
 
 use std::io;

@@ -73,6 +73,11 @@ impl ImageReader {
         self.key_id
     }
 
+    /// How much of the file has been taken, in bytes.
+    pub fn position(&self) -> u64 {
+        self.at
+    }
+
     /// Puts the next block into `raw`, in place of what is there, and returns its tag. `None`: the image ended, as
     /// its last block says, and nothing is missing.
     ///

@@ -12,11 +12,47 @@ const CHUNK_BYTES: usize = 64 << 10;
 static ZEROS: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
 
 /// A file with its full length of written blocks.
-pub(super) struct Spare {
+pub struct Spare {
     pub(super) name: String,
     pub(super) bytes: u64,
     /// The key that its old contents are sealed with, 0: not sealed; `None`: it has none.
     pub(super) key_id: Option<u32>,
+}
+
+/// A spare that is to be made: on any thread, while the log goes on.
+pub struct SparePlan {
+    name: String,
+    bytes: u64,
+}
+
+impl SparePlan {
+    /// Makes it: writes zeros over its length, so that the blocks are really there, and syncs it.
+    ///
+    /// # Errors
+    /// The disk's; nothing is left of it then.
+    pub fn make(self, disk: &dyn Disk) -> io::Result<Spare> {
+        if let Err(error) = self.fill(disk) {
+            // What cannot be removed either is found by the next process.
+            let _ = disk.remove(&self.name);
+            return Err(error);
+        }
+        Ok(Spare {
+            name: self.name,
+            bytes: self.bytes,
+            key_id: None,
+        })
+    }
+
+    fn fill(&self, disk: &dyn Disk) -> io::Result<()> {
+        let mut at = 0;
+        while at < self.bytes {
+            let chunk = (self.bytes - at).min(CHUNK_BYTES as u64);
+            let zeros = &ZEROS[..usize::try_from(chunk).expect("at most a chunk")];
+            disk.write(&self.name, at, zeros)?;
+            at += chunk;
+        }
+        disk.sync(&self.name)
+    }
 }
 
 /// The spares of one log.
@@ -82,35 +118,23 @@ impl Spares {
         Ok(self.ready.pop().expect("one is ready"))
     }
 
-    /// Makes one more spare: writes zeros over its length, so that the blocks are really there, and syncs it.
-    pub(super) fn make(&mut self) -> io::Result<()> {
+    /// What is to be done to have one more spare.
+    pub(super) fn plan(&mut self) -> SparePlan {
         let name = match self.leftover.take() {
             Some(name) => name,
             None => self.new_name(),
         };
-        if let Err(error) = self.fill(&name) {
-            // What cannot be removed either is found by the next process.
-            let _ = self.disk.remove(&name);
-            return Err(error);
-        }
-        let bytes = self.bytes;
-        self.add(Spare {
+        SparePlan {
             name,
-            bytes,
-            key_id: None,
-        });
-        Ok(())
+            bytes: self.bytes,
+        }
     }
 
-    fn fill(&self, name: &str) -> io::Result<()> {
-        let mut at = 0;
-        while at < self.bytes {
-            let chunk = (self.bytes - at).min(CHUNK_BYTES as u64);
-            let zeros = &ZEROS[..usize::try_from(chunk).expect("at most a chunk")];
-            self.disk.write(name, at, zeros)?;
-            at += chunk;
-        }
-        self.disk.sync(name)
+    /// Makes one more spare.
+    pub(super) fn make(&mut self) -> io::Result<()> {
+        let spare = self.plan().make(&*self.disk)?;
+        self.add(spare);
+        Ok(())
     }
 
     /// Removes the spares with contents that are not sealed with this key.

@@ -12,7 +12,7 @@ use super::super::seal::{Entropy, Sealer, TAG_BYTES};
 use super::super::{DIRECTORY, Disk};
 use super::record::{self, ALIGN_BYTES, Frame, HEAD_BYTES, Head, Kind, Open};
 use super::replay::End;
-use super::spares::{Spare, Spares};
+use super::spares::{Spare, SparePlan, Spares};
 use super::{ActiveKey, PAYLOAD_BYTES_MAX, SegmentInfo, is_full, segment_name};
 
 /// Segments are not shorter than this: the beginning of one and a few records.
@@ -137,6 +137,21 @@ impl Wal {
         self.spares
             .make()
             .map_err(|error| self.full_or_broken(error))
+    }
+
+    /// Whether no spare is ready, so that [`plan_spare`](Self::plan_spare) should be asked.
+    pub fn wants_spare(&self) -> bool {
+        !self.spares.is_ready()
+    }
+
+    /// A spare to be made, without holding up the log meanwhile; then [`adopt`](Self::adopt) it.
+    pub fn plan_spare(&mut self) -> SparePlan {
+        self.spares.plan()
+    }
+
+    /// Takes a spare that was made.
+    pub fn adopt(&mut self, spare: Spare) {
+        self.spares.add(spare);
     }
 
     /// The longest payload that the next append takes without asking the disk for space.
