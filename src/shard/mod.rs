@@ -1,34 +1,267 @@
-//! One shard: the only door through which the key space is read and changed.
+//! One shard: a Raft group and the store that its committed entries make.
 //!
-//! Every operation on a key passes [`Shard::execute`] with the time it is stamped with. A write is
-//! counted as a log index here; this is the one place where the replicated log sits between a write and
-//! its application, so nothing above may reach the store by another way.
+//! ```text
+//!   propose(change) ─▶ open entry ─ hand_over ─▶ raft ─▶ section of the turn's record ─▶ disk
+//!                                                                                         │
+//!   apply_next ◀─ committed entries ◀──────────── raft ◀──────────── persisted ◀──────────┘
+//! ```
 //!
-//! Deliberately absent, for now: the log itself, replicas, snapshots.
+//! - An *entry* is everything that was proposed to the shard between two batches, with one time stamp: a batch
+//!   of a thousand writes costs Raft as much as one. Its index is the shard's clock.
+//! - The store changes by committed entries only, in their order; [`Shard::apply_next`] is the one door. What
+//!   is read is therefore committed, and reading waits for nobody.
+//! - Raft is TiKV's `raft` crate with asynchronous append: the entries are in memory ([`log`](self)) when it
+//!   asks for them, and count once they are durable. It reads neither clock nor disk nor network.
+//!
+//! The rooms: `log` (what raft asks for), [`section`] (log bytes), [`meta`] (what an image says of itself),
+//! [`recovery`] (from files to a shard).
+//!
+//! Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (2014); Ongaro's thesis,
+//! 10.2.1 (writing to the leader's disk in parallel).
+//!
+//! Deliberately absent: peers. The group has one voter, so that it elects itself, needs no ticks, and commits
+//! what is on its own disk.
 
+mod log;
+pub mod meta;
+pub mod recovery;
+pub mod section;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use raft::eraftpb::{Entry as RaftEntry, Message, MessageType};
+use raft::{Config, RawNode, Ready};
+
+use crate::command::encode::{self, Change};
 use crate::command::op::{Effect, Op};
 use crate::store::{Dropped, Entry, HashSeed, Store};
 use crate::wire::reply::Reply;
+use log::Log;
+use meta::Part;
+use section::{Committed, HardState, STAMP_BYTES};
 
-/// A contiguous run of slots and what is stored under them.
+/// This replica's name in its group; the only one.
+const REPLICA: u64 = 1;
+/// Committed entries handed out at once, in bytes.
+const COMMITTED_BYTES_MAX: u64 = 16 << 20;
+/// Space an open entry begins with at most; it grows as it must.
+const OPEN_BYTES_FIRST: usize = 64 << 10;
+
+/// What became of a change.
+pub enum Applied {
+    /// An operation on a key.
+    One(Effect),
+    /// Everything is gone; the caller drops what there was where it hurts nobody.
+    Flushed(Dropped),
+}
+
+/// A contiguous run of slots, its log, and what is stored under them.
 pub struct Shard {
+    number: u16,
     store: Store,
-    /// Index of the last write.
-    index: u64,
+    raft: RawNode<Log>,
+    /// What was proposed since the last batch, behind room for its time stamp; empty when there is nothing.
+    open: Vec<u8>,
+    /// The latest step of raft that is in a record under way.
+    handed: Option<u64>,
+    committed: VecDeque<Committed>,
+    applied: Applying,
+}
+
+/// How far the store is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applying {
+    /// Index of the last entry whose changes are all in the store.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// The latest time stamp in the store, unix milliseconds.
+    pub at_ms: u64,
 }
 
 impl Shard {
-    /// An empty shard.
-    pub fn new(seed: HashSeed) -> Self {
+    /// An empty shard, of which nothing is on any disk.
+    pub fn new(number: u16, seed: HashSeed) -> Self {
+        recovery::Recovery::new(number, seed).finish()
+    }
+
+    /// A shard that goes on where `applied` says, with `log` behind it.
+    fn assemble(number: u16, store: Store, log: Log, applied: Applying) -> Self {
+        let config = Config {
+            id: REPLICA,
+            election_tick: 10,
+            heartbeat_tick: 2,
+            applied: applied.index,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            skip_bcast_commit: true,
+            max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+            ..Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let mut raft = RawNode::new(&config, log, &logger).expect("recovery checked the state");
+        raft.campaign()
+            .expect("a group of one elects its only member");
         Shard {
-            store: Store::new(seed),
-            index: 0,
+            number,
+            store,
+            raft,
+            open: Vec::new(),
+            handed: None,
+            committed: VecDeque::new(),
+            applied,
         }
     }
 
-    /// Runs `op` at `at_ms` (unix milliseconds, never running backwards) and writes its reply.
-    pub fn execute(&mut self, op: &Op<'_>, at_ms: u64, reply: &mut Reply<'_>) -> Effect {
-        self.index += u64::from(op.action.is_write());
+    /// Adds a change to what the next batch proposes.
+    pub fn propose(&mut self, change: &Change<'_>) {
+        if self.open.is_empty() {
+            self.open.resize(STAMP_BYTES, 0);
+        }
+        encode::encode(change, &mut self.open);
+    }
+
+    /// Bytes proposed since the last batch.
+    pub fn open_bytes(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Proposes what has gathered as one entry of the time `at_ms`, and appends to `record`, if there is one, what
+    /// must become durable before [`persisted`](Self::persisted) may be called.
+    pub fn hand_over(&mut self, at_ms: u64, record: Option<&mut Vec<u8>>) {
+        if !self.open.is_empty() {
+            self.close_entry(at_ms);
+        }
+        if !self.raft.has_ready() {
+            return;
+        }
+        let mut ready = self.raft.ready();
+        let entries = ready.take_entries();
+        let is_to_persist = !entries.is_empty() || ready.must_sync();
+        if let Some(record) = record.filter(|_| is_to_persist) {
+            section::begin(record, self.number, self.hard_state(), entries.len());
+            for entry in &entries {
+                section::put_entry(record, entry.index, entry.term, &entry.data);
+            }
+        }
+        self.raft.mut_store().append(entries);
+        self.handed = Some(ready.number());
+        self.finish_ready(ready);
+    }
+
+    /// Makes an entry of what has gathered. One message of raft for all of it.
+    fn close_entry(&mut self, at_ms: u64) {
+        let next = Vec::with_capacity(self.open.len().min(OPEN_BYTES_FIRST));
+        let mut data = std::mem::replace(&mut self.open, next);
+        data[..STAMP_BYTES].copy_from_slice(&at_ms.to_le_bytes());
+        let mut entry = RaftEntry::default();
+        entry.data = Bytes::from(data);
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = REPLICA;
+        message.set_entries(vec![entry].into());
+        self.raft
+            .step(message)
+            .expect("the leader of a group of one accepts proposals");
+    }
+
+    /// Takes what is committed out of a step of raft and tells raft that the rest is in its log.
+    fn finish_ready(&mut self, mut ready: Ready) {
+        for entry in ready.take_committed_entries() {
+            let (at_ms, changes) = match section::body(&entry.data) {
+                Ok(Some((at_ms, _))) => (at_ms, entry.data.slice(STAMP_BYTES..)),
+                _ => (0, Bytes::new()),
+            };
+            self.committed.push_back(Committed {
+                index: entry.index,
+                term: entry.term,
+                at_ms,
+                changes,
+            });
+        }
+        if let Some(state) = ready.hs() {
+            let state = state.clone();
+            self.raft.mut_store().set_hard_state(state);
+        }
+        self.raft.advance_append_async(ready);
+    }
+
+    /// What was handed over is durable: raft counts it, and what is committed by that can be applied.
+    pub fn persisted(&mut self) {
+        let Some(handed) = self.handed.take() else {
+            return;
+        };
+        self.raft.on_persist_ready(handed);
+        while self.raft.has_ready() {
+            let ready = self.raft.ready();
+            assert!(
+                ready.entries().is_empty(),
+                "nothing is proposed while a batch is under way"
+            );
+            let number = ready.number();
+            self.finish_ready(ready);
+            self.raft.on_persist_ready(number);
+        }
+    }
+
+    /// The time stamp of the next change that [`apply_next`](Self::apply_next) will apply; `None` when nothing
+    /// committed is left.
+    pub fn next_at_ms(&mut self) -> Option<u64> {
+        while let Some(entry) = self.committed.front() {
+            if !entry.changes.is_empty() {
+                return Some(entry.at_ms);
+            }
+            self.finish_entry();
+        }
+        None
+    }
+
+    /// Applies the next committed change, writes its reply, and tells `touched` of the key it was about. `None`
+    /// when nothing committed is left.
+    pub fn apply_next(
+        &mut self,
+        reply: &mut Reply<'_>,
+        touched: impl FnOnce(&[u8], Effect),
+    ) -> Option<Applied> {
+        let at_ms = self.next_at_ms()?;
+        let entry = self.committed.front_mut()?;
+        let (change, used) =
+            encode::decode(&entry.changes).expect("a committed entry was checked or made by us");
+        let applied = match &change {
+            Change::One(op) => {
+                let effect = self.store.apply(op, at_ms, reply);
+                touched(op.key, effect);
+                Applied::One(effect)
+            }
+            Change::Flush => Applied::Flushed(self.store.clear()),
+        };
+        let _ = entry.changes.split_to(used);
+        if entry.changes.is_empty() {
+            self.finish_entry();
+        }
+        Some(applied)
+    }
+
+    /// The first committed entry has no changes left.
+    fn finish_entry(&mut self) {
+        let Some(entry) = self.committed.pop_front() else {
+            return;
+        };
+        self.applied = Applying {
+            index: entry.index,
+            term: entry.term,
+            at_ms: self.applied.at_ms.max(entry.at_ms),
+        };
+        self.raft.advance_apply_to(entry.index);
+        self.raft.mut_store().forget(entry.index);
+    }
+
+    /// Does a reading operation as of `at_ms` and writes its reply.
+    pub fn read(&mut self, op: &Op<'_>, at_ms: u64, reply: &mut Reply<'_>) -> Effect {
+        assert!(!op.action.is_write(), "writes go through the log");
         self.store.apply(op, at_ms, reply)
     }
 
@@ -37,15 +270,15 @@ impl Shard {
         self.store.set_touching(touching);
     }
 
+    /// Up to which time keys past their time may be removed by readers and sweeps: not beyond the stamp of an
+    /// entry that is still to be applied, which may yet find them alive.
+    pub fn set_settled(&mut self, at_ms: u64) {
+        self.store.set_settled(at_ms);
+    }
+
     /// The entry of `key`, unless there is none or it has expired. Is no access.
     pub fn lookup(&self, key: &[u8], at_ms: u64) -> Option<Entry<'_>> {
         self.store.lookup(key, at_ms)
-    }
-
-    /// Deletes everything; the caller drops what was there where it hurts nobody.
-    pub fn flush(&mut self) -> Dropped {
-        self.index += 1;
-        self.store.clear()
     }
 
     /// Removes some keys that are past their time; see [`Store::sweep`].
@@ -63,8 +296,38 @@ impl Shard {
         &self.store
     }
 
-    /// Index of the last write.
-    pub fn index(&self) -> u64 {
-        self.index
+    /// The store, for taking its image.
+    pub fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+
+    /// How far the store is.
+    pub fn applied(&self) -> Applying {
+        self.applied
+    }
+
+    /// What an image of the store as it is now says of it.
+    pub fn part(&self) -> Part {
+        Part {
+            shard: self.number,
+            applied: self.applied,
+            state: self.hard_state(),
+            keys: self.store.len() as u64,
+        }
+    }
+
+    /// Index of the last entry of the log, applied or not.
+    pub fn last_index(&self) -> u64 {
+        self.raft.raft.raft_log.last_index()
+    }
+
+    /// Raft's hard state.
+    pub fn hard_state(&self) -> HardState {
+        let raft = &self.raft.raft;
+        HardState {
+            term: raft.term,
+            vote: raft.vote,
+            commit: raft.raft_log.committed,
+        }
     }
 }

@@ -1,0 +1,212 @@
+//! From files to a shard: a snapshot's blocks, then the sections of the log.
+//!
+//! ```text
+//!   snapshot (index i) ─▶ store
+//!   sections           ─▶ entries > i ─▶ those that a later section calls committed ─▶ store
+//!                                        the others stay in the log: raft decides about them
+//! ```
+//!
+//! The last entries of the log are committed only by what was never written down (that they were durable), so
+//! they are left to raft: elected again, it commits them behind an entry of its own.
+//!
+//! What comes in was checked for damage by whoever read the files; what does not make sense nevertheless is an
+//! error with a reason, never a guess.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use raft::eraftpb::{Entry as RaftEntry, HardState as RaftHardState};
+
+use super::log::Log;
+use super::section::{self, HardState, Section};
+use super::{Applying, REPLICA, Shard};
+use crate::command::encode::{self, Change};
+use crate::store::{HashSeed, Store};
+use crate::wire::reply::{Dialect, Reply};
+
+/// A shard that is being put together.
+pub struct Recovery {
+    number: u16,
+    store: Store,
+    applied: Applying,
+    state: HardState,
+    /// Entries behind the applied one, contiguous.
+    tail: VecDeque<RaftEntry>,
+    /// Replies that nobody reads.
+    unread: Vec<u8>,
+}
+
+impl Recovery {
+    /// An empty shard.
+    pub fn new(number: u16, seed: HashSeed) -> Recovery {
+        Recovery {
+            number,
+            store: Store::new(seed),
+            applied: Applying::default(),
+            state: HardState::default(),
+            tail: VecDeque::new(),
+            unread: Vec::new(),
+        }
+    }
+
+    /// Says where the snapshot stands whose blocks will be loaded.
+    pub fn begin_from(&mut self, applied: Applying, state: HardState) {
+        (self.applied, self.state) = (applied, state);
+    }
+
+    /// Adds a block of the snapshot; how many entries it held.
+    ///
+    /// # Errors
+    /// The block is malformed.
+    pub fn load(&mut self, block: &[u8]) -> Result<usize, String> {
+        self.store.load(block, self.applied.at_ms)
+    }
+
+    /// Takes in a section of the log.
+    ///
+    /// # Errors
+    /// It does not fit to what came before.
+    pub fn section(&mut self, section: &Section<'_>) -> Result<(), String> {
+        for entry in &section.entries {
+            self.entry(entry)?;
+        }
+        if section.state.term < self.state.term {
+            return Err(self.wrong("the term went back"));
+        }
+        self.state = section.state;
+        let commit = section.state.commit;
+        if commit > self.last() {
+            return Err(self.wrong(&format!(
+                "entry {} is missing, entries up to {commit} were committed",
+                self.last() + 1
+            )));
+        }
+        while self.tail.front().is_some_and(|entry| entry.index <= commit) {
+            self.apply()?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: &section::Entry<'_>) -> Result<(), String> {
+        if entry.index <= self.applied.index {
+            return Ok(());
+        }
+        if entry.index > self.last() + 1 {
+            return Err(self.wrong(&format!(
+                "entry {} is missing, the next one is {}",
+                self.last() + 1,
+                entry.index
+            )));
+        }
+        let keep = (entry.index - self.applied.index - 1) as usize;
+        self.tail.truncate(keep);
+        let mut raft_entry = RaftEntry::default();
+        raft_entry.index = entry.index;
+        raft_entry.term = entry.term;
+        raft_entry.data = Bytes::copy_from_slice(entry.data);
+        self.tail.push_back(raft_entry);
+        Ok(())
+    }
+
+    fn last(&self) -> u64 {
+        self.applied.index + self.tail.len() as u64
+    }
+
+    /// Applies the first entry of the tail.
+    fn apply(&mut self) -> Result<(), String> {
+        let Some(entry) = self.tail.pop_front() else {
+            return Ok(());
+        };
+        let mut at_ms = self.applied.at_ms;
+        if let Some((stamp, mut changes)) = section::body(&entry.data)? {
+            at_ms = at_ms.max(stamp);
+            while !changes.is_empty() {
+                let (change, used) = encode::decode(changes)
+                    .map_err(|fault| self.wrong(&format!("entry {}: {fault}", entry.index)))?;
+                match change {
+                    Change::One(op) => {
+                        self.unread.clear();
+                        let mut reply = Reply::new(&mut self.unread, Dialect::Resp2);
+                        self.store.apply(&op, stamp, &mut reply);
+                    }
+                    Change::Flush => drop(self.store.clear()),
+                }
+                changes = &changes[used..];
+            }
+        }
+        self.applied = Applying {
+            index: entry.index,
+            term: entry.term,
+            at_ms,
+        };
+        Ok(())
+    }
+
+    fn wrong(&self, what: &str) -> String {
+        format!("shard {}: {what}", self.number)
+    }
+
+    /// Whether the entries that are left to raft make sense.
+    ///
+    /// # Errors
+    /// One does not; which, and why.
+    pub fn check(&self) -> Result<(), String> {
+        for entry in &self.tail {
+            let wrong = |fault: &dyn std::fmt::Display| {
+                self.wrong(&format!("entry {}: {fault}", entry.index))
+            };
+            let body = section::body(&entry.data).map_err(|fault| wrong(&fault))?;
+            let mut changes = body.map_or(&[][..], |(_, changes)| changes);
+            while !changes.is_empty() {
+                let (_, used) = encode::decode(changes).map_err(|fault| wrong(&fault))?;
+                changes = &changes[used..];
+            }
+        }
+        Ok(())
+    }
+
+    /// Up to which entry the store is.
+    pub fn index(&self) -> u64 {
+        self.applied.index
+    }
+
+    /// Number of the shard.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// The store so far.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The latest time stamp in what was read, also of entries that are not applied.
+    pub fn at_ms(&self) -> u64 {
+        let stamps = self.tail.iter().filter_map(|entry| {
+            let (at_ms, _) = section::body(&entry.data).ok()??;
+            Some(at_ms)
+        });
+        stamps.fold(self.applied.at_ms, u64::max)
+    }
+
+    /// What stands in the log and is not known to be committed: a record of it begins the next segment, so that
+    /// it does not depend on a file that nobody may have synced.
+    pub fn write_tail(&self, record: &mut Vec<u8>) {
+        section::begin(record, self.number, self.state, self.tail.len());
+        for entry in &self.tail {
+            section::put_entry(record, entry.index, entry.term, &entry.data);
+        }
+    }
+
+    /// The shard.
+    pub fn finish(self) -> Shard {
+        let mut state = RaftHardState::default();
+        state.term = self.state.term;
+        state.vote = self.state.vote;
+        // A commit index is no promise: it may be behind what a snapshot holds.
+        state.commit = self.state.commit.max(self.applied.index);
+        let mut log = Log::new(state, vec![REPLICA], self.applied.index, self.applied.term);
+        log.append(self.tail.into());
+        Shard::assemble(self.number, self.store, log, self.applied)
+    }
+}
