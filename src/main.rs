@@ -6,19 +6,24 @@
 //! marline import [options] …   brings a dump of Redis into a node
 //! ```
 //!
-//! Exit codes of a node: 0 stopped as asked, 1 could not go on, 2 wrong usage, 78 wrong configuration.
+//! Exit codes of a node: 0 stopped as asked, 1 could not go on, 2 wrong usage, 74 the disk failed or the data are
+//! damaged, 78 wrong configuration.
 
 use std::process::exit;
 
 use marline::config::Options;
 use marline::config::values::{self, Values};
-use marline::node::{self, Node};
+use marline::disk::real::Lock;
+use marline::node::files::Files;
+use marline::node::{self, Node, opening};
+use marline::reactor::backend::Backend;
 use marline::reactor::mio_backend::MioBackend;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 const EXIT_FAILURE: i32 = 1;
 const EXIT_USAGE: i32 = 2;
+const EXIT_IO: i32 = 74;
 const EXIT_CONFIG: i32 = 78;
 
 const USAGE: &str = "\
@@ -102,6 +107,16 @@ fn configuration(matches: &getopts::Matches) -> (Values, Options) {
     (values, options)
 }
 
+/// The data directory, locked for as long as the second value lives; `None` when everything is in memory.
+fn files(options: &Options, at_ms: u64) -> Option<(Files, Lock)> {
+    let directory = options.data.as_deref()?;
+    let opened = opening::open(directory, options.seal_keys.as_deref(), at_ms);
+    Some(opened.unwrap_or_else(|text| {
+        eprintln!("marline: {text}");
+        exit(EXIT_FAILURE);
+    }))
+}
+
 fn serve(values: Values, options: Options) {
     let seed = options
         .seed
@@ -111,8 +126,16 @@ fn serve(values: Values, options: Options) {
             exit(EXIT_FAILURE);
         });
     let address = options.address;
-    let started = MioBackend::with_threads(POOL_THREADS, seed)
-        .and_then(|backend| node::start(backend, Node::new(values, options, seed)));
+    let mut backend = MioBackend::with_threads(POOL_THREADS, seed).unwrap_or_else(|error| {
+        eprintln!("marline: {error}");
+        exit(EXIT_FAILURE);
+    });
+    let opened = files(&options, backend.wall_ms());
+    let mut node = Node::new(values, options, seed);
+    if let Some((files, _)) = &opened {
+        node = node.with_files(files.clone());
+    }
+    let started = node::start(backend, node);
     let (mut reactor, address) = started.unwrap_or_else(|error| {
         eprintln!("marline: cannot listen on {address}: {error}");
         exit(EXIT_FAILURE);
@@ -127,6 +150,10 @@ fn serve(values: Values, options: Options) {
     if let Err(error) = reactor.run() {
         eprintln!("marline: {error}");
         exit(EXIT_FAILURE);
+    }
+    if let Some(text) = reactor.app().fatal() {
+        eprintln!("marline: {text}");
+        exit(EXIT_IO);
     }
     log::info!("stopped");
     // The process ends here: giving ten million keys back to the allocator one by one helps nobody.
@@ -157,7 +184,7 @@ fn stop_on_signals(reactor: &marline::reactor::Reactor<MioBackend, Node>) {
             log::info!(
                 "stopping: no new clients, replies are sent out; a second signal stops at once"
             );
-            remote.call(|cx| cx.net.stop());
+            remote.call(|cx| node::stop(cx.app, &mut cx.net));
         }
     });
 }

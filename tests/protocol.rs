@@ -42,6 +42,7 @@ impl Server {
         let thread = thread::spawn(move || {
             let mut values = Values::default();
             values.set("port", "0", Origin::Flag).unwrap();
+            values.set("data", "none", Origin::Flag).unwrap();
             let options = Options::read(&values).unwrap();
             let backend = MioBackend::with_threads(1, 1).unwrap();
             let (mut reactor, address) =

@@ -32,6 +32,7 @@ impl World {
         let net = SimNet::new(1, Faults::calm());
         let mut values = Values::default();
         values.set("port", "0", Origin::Flag).unwrap();
+        values.set("data", "none", Origin::Flag).unwrap();
         for (name, text) in settings {
             values.set(name, text, Origin::Flag).unwrap();
         }

@@ -11,6 +11,7 @@ pub mod table;
 pub mod values;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use table::parse_bytes;
@@ -25,6 +26,17 @@ pub const CHANNEL_BYTES_MAX: usize = 65_536;
 /// Longest value that a command may build, and the default of `proto-max-bulk-len`.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
+/// When a write is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Before it is answered: what was answered survives a loss of power.
+    Always,
+    /// Within a second of its answer.
+    EverySecond,
+    /// When the operating system writes it.
+    Never,
+}
+
 /// The options, as what they mean.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -32,6 +44,16 @@ pub struct Options {
     pub address: SocketAddr,
     /// Whether an address that others can reach is all right although nobody has to authenticate.
     pub insecure: bool,
+    /// Directory of the data; `None`: everything is in memory only.
+    pub data: Option<PathBuf>,
+    /// When a write is on the disk.
+    pub sync: Sync,
+    /// File of the keys that seal the data; `None`: it is not sealed.
+    pub seal_keys: Option<PathBuf>,
+    /// Changed shards are saved after this; `None`: not for the time's sake.
+    pub snapshot_interval: Option<Duration>,
+    /// Bytes of log at which the shards that hold it are saved.
+    pub snapshot_log_bytes: u64,
     /// Number of shards.
     pub shards: u16,
     /// Seed of everything random; `None`: from the kernel.
@@ -85,16 +107,29 @@ impl Options {
             );
             return Err(("bind", reason));
         }
-        if values.get("data") != "none" {
-            return Err((
-                "data",
-                "this version keeps everything in memory; only 'none' is possible".to_owned(),
-            ));
+        let path = |name: &str| Some(values.get(name)).filter(|path| !path.is_empty());
+        let data = match values.get("data") {
+            "" => return Err(("data", "argument must be a directory or none".to_owned())),
+            "none" => None,
+            directory => Some(PathBuf::from(directory)),
+        };
+        if data.is_none() && path("seal-keys").is_some() {
+            let reason = "there is nothing to seal with --data none".to_owned();
+            return Err(("seal-keys", reason));
         }
         let seed = values.get("seed");
         Ok(Options {
             address: SocketAddr::new(ip, unsigned("port") as u16),
             insecure,
+            data,
+            sync: match values.get("sync") {
+                "always" => Sync::Always,
+                "1s" => Sync::EverySecond,
+                _ => Sync::Never,
+            },
+            seal_keys: path("seal-keys").map(PathBuf::from),
+            snapshot_interval: seconds("snapshot-interval"),
+            snapshot_log_bytes: size("snapshot-log-size") as u64,
             shards: unsigned("shards") as u16,
             seed: if seed.is_empty() {
                 None

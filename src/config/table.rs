@@ -28,6 +28,8 @@ pub enum Form {
     Bytes(u64, u64),
     /// Letters of keyspace notifications.
     Events,
+    /// One of these words.
+    Choice(&'static [&'static str]),
     /// Anything.
     Text,
 }
@@ -59,16 +61,20 @@ const fn row(
     }
 }
 
-use Form::{Bytes, Events, Integer, OptionalInteger, Text, YesNo};
+use Form::{Bytes, Choice, Events, Integer, OptionalInteger, Text, YesNo};
 use When::{Always, Never, Start};
 
 /// Every option.
 #[rustfmt::skip]
-pub static SETTINGS: [Setting; 34] = [
+pub static SETTINGS: [Setting; 38] = [
     row("bind", "127.0.0.1", Text, Start, "address to listen on"),
     row("port", "8001", Integer(0, 65_535), Start, "port to listen on; 0 takes a free one and prints it"),
     row("insecure", "no", YesNo, Start, "allow an address that others can reach, without authentication"),
-    row("data", "none", Text, Start, "directory of the data, or none to keep everything in memory"),
+    row("data", "marline-data", Text, Start, "directory of the data, or none to keep everything in memory"),
+    row("sync", "always", Choice(&["always", "1s", "never"]), Start, "when a write is on the disk: before its answer, within a second, or when the system likes"),
+    row("seal-keys", "", Text, Start, "file of the keys that seal the data at rest; made when it and the data are new"),
+    row("snapshot-interval", "300", Integer(0, 86_400), Always, "seconds after which changed shards are saved; 0 never for the time's sake"),
+    row("snapshot-log-size", "256mb", Bytes(1 << 20, 1 << 40), Always, "bytes of log at which the shards that hold it are saved"),
     row("shards", "16", Integer(1, 16_384), Start, "number of shards that the keys are cut into"),
     row("seed", "", OptionalInteger(0, i64::MAX), Start, "seed of everything random; empty takes one from the kernel"),
     row("maxclients", "10000", Integer(1, 1_000_000), Always, "most client connections"),
@@ -83,10 +89,10 @@ pub static SETTINGS: [Setting; 34] = [
     row("slowlog-max-len", "128", Integer(0, 1_000_000), Always, "slow commands that are kept"),
     row("latency-monitor-threshold", "0", Integer(0, i64::MAX), Always, "milliseconds from which a spike is recorded; 0 none is"),
     row("shutdown-timeout", "10", Integer(0, 3_600), Always, "seconds that a stop waits for clients to read their replies"),
-    row("appendonly", "no", YesNo, Never, "Redis's: there is no such file"),
-    row("save", "", Text, Never, "Redis's: there are no such snapshots"),
-    row("dir", "", Text, Never, "Redis's: nothing is kept on disk"),
-    row("dbfilename", "", Text, Never, "Redis's: nothing is kept on disk"),
+    row("appendonly", "no", YesNo, Never, "Redis's: there is no such file; see data and sync"),
+    row("save", "", Text, Never, "Redis's: see snapshot-interval"),
+    row("dir", "", Text, Never, "Redis's: see data"),
+    row("dbfilename", "", Text, Never, "Redis's: see data"),
     row("databases", "1", Integer(1, 1), Never, "there is one"),
     row("maxmemory", "0", Bytes(0, 0), Never, "there is no limit"),
     row("maxmemory-policy", "noeviction", Text, Never, "no key is ever evicted"),
@@ -144,6 +150,10 @@ impl Setting {
             {
                 true => Ok(text.to_owned()),
                 false => Err("Invalid event class character. Use 'Ag$lszhxeKEtmdn'.".to_owned()),
+            },
+            Choice(words) => match words.iter().find(|word| word.eq_ignore_ascii_case(text)) {
+                Some(word) => Ok((*word).to_owned()),
+                None => Err(format!("argument must be one of: {}", words.join(", "))),
             },
             Text => Ok(text.to_owned()),
         }

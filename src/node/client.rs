@@ -66,6 +66,12 @@ pub struct Client {
     pub monitor: bool,
     /// Whether it waits for time to pass.
     pub waiting: bool,
+    /// Commands of it that are in a batch and not answered yet.
+    pub awaiting: u32,
+    /// Bytes in which they were typed.
+    pub awaiting_bytes: usize,
+    /// Its session wants to know when all of them are answered.
+    pub settling: bool,
     /// A key it watches has changed.
     pub watch_broken: bool,
     /// Keys it watches, and whether each was there when it began to.
@@ -95,6 +101,9 @@ impl Client {
             no_evict: false,
             monitor: false,
             waiting: false,
+            awaiting: 0,
+            awaiting_bytes: 0,
+            settling: false,
             watch_broken: false,
             watched: BTreeMap::new(),
             labels: None,

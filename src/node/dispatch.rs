@@ -4,6 +4,7 @@
 //! wrong number of arguments, subscribed client, pause, transaction. A command that is refused while a
 //! transaction is being typed breaks the transaction.
 
+use crate::command::data::Command;
 use crate::command::parse::{self, Fault, WithoutKey};
 use crate::command::resolve;
 use crate::command::row::{Row, flag};
@@ -16,25 +17,37 @@ use crate::wire::request::Args;
 use super::client::Silence;
 use super::turn::{Answer, Next, Turn, Wait};
 use super::{
-    catalogue, clients, connection, help, info, latency, monitor, notify, pubsub, server, settings,
-    slowlog, transaction,
+    backup, catalogue, clients, connection, help, info, keys, latency, monitor, notify, propose,
+    pubsub, server, settings, slowlog, transaction,
 };
+
+/// What is answered before everything is in memory that was there before.
+const LOADING: &str = "LOADING Marline is loading the dataset in memory";
 
 /// Answers one request of `request_bytes`.
 pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize) -> Next {
-    let row = match look_up(turn, args.at(0)) {
-        Some(row) if resolve::has_subcommand(row, args) => match resolve::subcommand(row, args) {
-            Ok(row) => row,
-            Err(text) => return refuse(turn, Some(row), &text),
-        },
-        Some(row) if row.takes(args.len()) => row,
-        _ if is_http(args) => return http(turn),
-        Some(row) => return refuse(turn, Some(row), resolve::wrong_arity(row).as_bytes()),
-        None => {
-            let text = resolve::unknown(args);
-            return refuse(turn, None, &text);
+    let found = match look_up(turn, args.at(0)) {
+        Some(row) if resolve::has_subcommand(row, args) => {
+            resolve::subcommand(row, args).map_err(|text| (Some(row), text))
         }
+        Some(row) if row.takes(args.len()) => Ok(row),
+        Some(row) => Err((Some(row), resolve::wrong_arity(row).into_bytes())),
+        None => Err((None, resolve::unknown(args))),
     };
+    // Only commands on keys can be answered within a batch; all else is answered when the batch has been.
+    if turn.client().awaiting > 0
+        && !matches!(found, Ok(row) if row.is(flag::WRITE | flag::READONLY))
+    {
+        return Next::Settle;
+    }
+    let row = match found {
+        Ok(row) => row,
+        Err(_) if is_http(args) => return http(turn),
+        Err((row, text)) => return refuse(turn, row, &text),
+    };
+    if turn.node.is_loading() && !row.is(flag::LOADING) {
+        return refuse(turn, Some(row), LOADING.as_bytes());
+    }
     let now = turn.net.now();
     let plain = {
         let client = turn.client();
@@ -49,6 +62,8 @@ pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize
     if !quick {
         turn.end_run();
     }
+    turn.request_bytes = request_bytes;
+    turn.quick = quick;
     let before = turn.reply.len();
     let errors = turn.reply.errors();
     let next = if plain {
@@ -56,6 +71,9 @@ pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize
     } else {
         with_care(turn, row, args)
     };
+    if matches!(next, Next::Deferred | Next::Latched | Next::Settle) {
+        return next;
+    }
     if turn.reply.errors() != errors {
         turn.count_error(row.verb, before);
     }
@@ -76,8 +94,8 @@ fn is_quick(turn: &Turn<'_, '_, '_>, row: &Row, request_bytes: usize) -> bool {
 }
 
 /// The row of the command called `name`. In a pipeline it is most likely the one before.
-fn look_up(turn: &Turn<'_, '_, '_>, name: &[u8]) -> Option<&'static Row> {
-    let before = turn.node.meter.verb.map(table::row);
+fn look_up(turn: &mut Turn<'_, '_, '_>, name: &[u8]) -> Option<&'static Row> {
+    let before = turn.client().last.map(table::row);
     before
         .filter(|row| is_short(row) && row.name.as_bytes().eq_ignore_ascii_case(name))
         .or_else(|| table::find(name).filter(|row| !row.is_subcommand()))
@@ -214,16 +232,35 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
     }
 }
 
-/// Runs a command that may run, on its own or from a transaction.
-pub fn run(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
+/// Runs a command that may run: now, or as part of the next batch.
+fn run(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
     if !turn.node.monitors.is_empty() && !row.is(flag::ADMIN) {
         monitor::feed(turn, args);
     }
     match parse::data(row, args, turn.node.at_ms) {
+        Some(Ok(command)) if command.is_write() => propose::command(turn, row, &command, args),
+        _ if turn.client().awaiting > 0 => propose::behind(turn, row, args),
+        parsed => finish(turn, row, args, parsed),
+    }
+}
+
+/// Runs a command that changes no key, in its place in a batch.
+pub fn run_now(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
+    let parsed = parse::data(row, args, turn.node.at_ms);
+    finish(turn, row, args, parsed)
+}
+
+fn finish(
+    turn: &mut Turn<'_, '_, '_>,
+    row: &'static Row,
+    args: Args<'_>,
+    parsed: Option<Result<Command<'_>, Fault>>,
+) -> Next {
+    match parsed {
         Some(Ok(command)) => {
             let node = &mut *turn.node;
             let random = || turn.net.random();
-            node.keyspace.execute(
+            node.keyspace.read(
                 &command,
                 node.at_ms,
                 random,
@@ -260,6 +297,10 @@ fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> N
         Verb::Quit => return connection::quit(turn),
         Verb::Hello => connection::hello(turn, args),
         Verb::Wait => return server::wait(turn, args),
+        Verb::Backup => return backup::backup(turn, args),
+        Verb::KeyRotate => return keys::rotate(turn),
+        Verb::KeyStatus => return keys::status(turn),
+        Verb::Save => return server::save(turn),
         Verb::DebugSleep => return server::debug_sleep(turn, args),
         Verb::Shutdown => return server::shutdown(turn, args),
         Verb::ClientKill => return clients::kill(turn, args),
@@ -292,6 +333,7 @@ fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> N
 fn administration(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) {
     match row.verb {
         Verb::Ping => connection::ping(turn, row, args),
+        Verb::Bgsave => server::bgsave(turn, args),
         Verb::Echo => turn.reply.bulk(args.at(1)),
         Verb::Reset => connection::reset(turn),
         Verb::Select => connection::select(turn, args),

@@ -3,6 +3,7 @@
 //! Names that Redis has are Redis's, so that dashboards work; ours begin with `marline_`.
 
 use std::fmt::Display;
+use std::sync::atomic::Ordering;
 
 use crate::command::parse;
 use crate::config::VALUE_BYTES_MAX;
@@ -145,16 +146,42 @@ fn memory(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
 }
 
 fn persistence(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
-    facts.add("loading", 0);
+    let node = &turn.node;
+    let (saving, journal) = (&node.saving, &node.journal);
+    facts.add("loading", u8::from(node.is_loading()));
+    if let Some(progress) = node.loading_progress() {
+        let (total, read) = (&progress.bytes_total, &progress.bytes_read);
+        facts.add("loading_total_bytes", total.load(Ordering::Relaxed));
+        facts.add("loading_loaded_bytes", read.load(Ordering::Relaxed));
+        facts.add("loading_loaded_perc", progress.percent());
+        facts.add(
+            "marline_loading_keys",
+            progress.keys.load(Ordering::Relaxed),
+        );
+    }
     facts.add("async_loading", 0);
-    facts.add("rdb_changes_since_last_save", turn.node.touched.writes);
-    facts.add("rdb_bgsave_in_progress", 0);
-    facts.add("rdb_last_save_time", turn.node.started_ms / 1000);
-    facts.add("rdb_last_bgsave_status", "ok");
-    facts.add("aof_enabled", 0);
+    facts.add("rdb_changes_since_last_save", node.unsaved_writes());
+    facts.add("rdb_bgsave_in_progress", u8::from(saving.is_busy()));
+    facts.add("rdb_last_save_time", node.last_save_ms() / 1000);
+    let ok = |failed: bool| if failed { "err" } else { "ok" };
+    facts.add("rdb_last_bgsave_status", ok(saving.last.failed));
+    facts.add("aof_enabled", u8::from(!journal.is_absent()));
     facts.add("aof_rewrite_in_progress", 0);
     facts.add("aof_last_bgrewrite_status", "ok");
-    facts.add("aof_last_write_status", "ok");
+    facts.add("aof_last_write_status", ok(journal.is_full()));
+    facts.add("marline_sync", turn.node.values.get("sync"));
+    facts.add("marline_saving_shards", saving.queued());
+    facts.add("marline_saved_bytes_last", saving.last.bytes);
+    facts.add("marline_saved_keys_last", saving.last.keys);
+    facts.add("marline_saved_ms_last", saving.last.took_ms);
+    facts.add("marline_log_segments", journal.segments.len());
+    facts.add("marline_log_records", journal.figures.records);
+    facts.add("marline_log_bytes", journal.figures.bytes);
+    facts.add("marline_log_queued_bytes", journal.queued_bytes());
+    facts.add("marline_log_write_us_last", journal.figures.last_ns / 1000);
+    facts.add("marline_log_write_us_max", journal.figures.max_ns / 1000);
+    facts.add("marline_disk_full", u8::from(journal.is_full()));
+    facts.add("marline_writes_under_way", node.commits.len());
 }
 
 fn stats(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {

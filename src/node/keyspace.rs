@@ -1,21 +1,20 @@
 //! All shards together: which shard a key is in, and what commands over several keys are made of.
 //!
-//! A command over several keys is taken apart into operations on one key each, so that every operation
-//! concerns one shard and a shard's log needs no other vocabulary. The node is single-threaded: between
-//! the first and the last of them nobody looks.
+//! Every operation concerns one key and so one shard; a shard's log needs no other vocabulary. Writes are
+//! proposed here, handed over with all others of a batch, and applied when they are durable; commands over
+//! several keys that write are taken apart in [`propose`](super::propose), those that read here. The node is
+//! single-threaded: between the first and the last operation of a command nobody looks.
 //!
 //! Scan cursors: `position << 14 | shard`, 0 being both the beginning and the end.
 
 use crate::command::data::{BitOperator, Command, Counted, LcsAnswer, Many};
+use crate::command::encode::Change;
 use crate::command::glob;
-use crate::command::op::{
-    Action, Effect, Encoding, Event, Op, Set, SetAnswer, SetCondition, SetExpiry,
-};
+use crate::command::op::{Action, Effect, Event, Op};
 use crate::ring;
-use crate::shard::Shard;
-use crate::store::{Dropped, HashSeed};
-use crate::wire::reply::Reply;
-use crate::wire::request::Args;
+use crate::shard::{Applied, Shard};
+use crate::store::{Dropped, Entry, HashSeed};
+use crate::wire::reply::{Dialect, Reply};
 
 use super::lcs;
 
@@ -57,6 +56,10 @@ impl Touched {
 /// Every shard of this node.
 pub struct Keyspace {
     shards: Vec<Shard>,
+    /// Shards to which something was proposed since the last batch.
+    open: Vec<usize>,
+    /// Shards that have a part in the batch in flight.
+    handed: Vec<usize>,
     /// The shard that the next sweep begins with.
     sweep_next: usize,
     /// What FLUSHALL left behind, to be dropped on another thread.
@@ -66,16 +69,22 @@ pub struct Keyspace {
 impl Keyspace {
     /// `shards` empty shards, all hashing with `seed`.
     pub fn new(shards: u16, seed: HashSeed) -> Self {
-        let shards = (0..shards).map(|_| Shard::new(seed)).collect();
+        Keyspace::of((0..shards).map(|number| Shard::new(number, seed)).collect())
+    }
+
+    /// These shards, in the order of their numbers.
+    pub fn of(shards: Vec<Shard>) -> Self {
         Keyspace {
             shards,
+            open: Vec::new(),
+            handed: Vec::new(),
             sweep_next: 0,
             dropped: Vec::new(),
         }
     }
 
-    /// Runs a data command at `at_ms` and writes exactly one reply. `random` is for RANDOMKEY.
-    pub fn execute(
+    /// Runs a command that reads as of `at_ms` and writes exactly one reply. `random` is for RANDOMKEY.
+    pub fn read(
         &mut self,
         command: &Command<'_>,
         at_ms: u64,
@@ -87,6 +96,101 @@ impl Keyspace {
             Command::One(op) => self.one(op, at_ms, reply, touched),
             Command::Many(many) => self.many(many, at_ms, random, reply, touched),
         }
+    }
+
+    /// Adds a change to what the shard of `slot` proposes with the next batch.
+    pub fn propose(&mut self, slot: u16, change: &Change<'_>) {
+        let index = self.index_of_slot(slot);
+        let shard = &mut self.shards[index];
+        if shard.open_bytes() == 0 {
+            self.open.push(index);
+        }
+        shard.propose(change);
+    }
+
+    /// Proposes that every shard is emptied.
+    pub fn propose_flush(&mut self) {
+        for index in 0..self.shards.len() {
+            if self.shards[index].open_bytes() == 0 {
+                self.open.push(index);
+            }
+            self.shards[index].propose(&Change::Flush);
+        }
+    }
+
+    /// Hands over what has been proposed, stamped `at_ms`, and appends to `record`, if there is one, what must
+    /// become durable.
+    pub fn hand_over(&mut self, at_ms: u64, mut record: Option<&mut Vec<u8>>) {
+        assert!(self.handed.is_empty(), "one batch is in flight at a time");
+        std::mem::swap(&mut self.open, &mut self.handed);
+        for &index in &self.handed {
+            self.shards[index].hand_over(at_ms, record.as_deref_mut());
+        }
+    }
+
+    /// Begins the log of every shard: what the election of its leader has to say, beside what was proposed.
+    pub fn hand_over_all(&mut self, at_ms: u64, record: &mut Vec<u8>) {
+        self.open = (0..self.shards.len()).collect();
+        self.hand_over(at_ms, Some(record));
+    }
+
+    /// The last index of each shard that has a part in the batch in flight.
+    pub fn marks(&self) -> Vec<(u16, u64)> {
+        let mark = |&index: &usize| (index as u16, self.shards[index].last_index());
+        self.handed.iter().map(mark).collect()
+    }
+
+    /// What was handed over is durable.
+    pub fn persisted(&mut self) {
+        for &index in &self.handed {
+            self.shards[index].persisted();
+        }
+    }
+
+    /// The batch that was handed over has been applied. Changes that nobody here asked for are applied first:
+    /// a recovered log ends with such.
+    pub fn settle(&mut self) {
+        for index in self.handed.drain(..) {
+            let mut unread = Vec::new();
+            let mut reply = Reply::new(&mut unread, Dialect::Resp2);
+            let shard = &mut self.shards[index];
+            while let Some(applied) = shard.apply_next(&mut reply, |_, _| {}) {
+                if let Applied::Flushed(dropped) = applied {
+                    self.dropped.push(dropped);
+                }
+            }
+            shard.set_settled(u64::MAX);
+        }
+    }
+
+    /// Until the batch in flight is applied, readers and sweeps remove no key that expired after `at_ms`.
+    pub fn unsettle(&mut self, at_ms: u64) {
+        for &index in &self.handed {
+            self.shards[index].set_settled(at_ms);
+        }
+    }
+
+    /// Applies the next change in the shard of `slot`; whether it deleted a key.
+    pub fn apply_next(&mut self, slot: u16, reply: &mut Reply<'_>, touched: &mut Touched) -> bool {
+        let index = self.index_of_slot(slot);
+        let applied = self.shards[index].apply_next(reply, |key, effect| touched.add(key, effect));
+        matches!(applied, Some(Applied::One(effect)) if effect.has(Event::Del))
+    }
+
+    /// Applies the next change in every shard: that it is emptied.
+    pub fn apply_flush(&mut self) {
+        for shard in &mut self.shards {
+            let mut unread = Vec::new();
+            let mut reply = Reply::new(&mut unread, Dialect::Resp2);
+            if let Some(Applied::Flushed(dropped)) = shard.apply_next(&mut reply, |_, _| {}) {
+                self.dropped.push(dropped);
+            }
+        }
+    }
+
+    /// The entry of `key`, unless there is none or it has expired. Is no access.
+    pub fn lookup(&self, key: &[u8], at_ms: u64) -> Option<Entry<'_>> {
+        self.shard(key).lookup(key, at_ms)
     }
 
     /// Whether reads from now on count as use of the keys; see [`Shard::set_touching`].
@@ -129,7 +233,23 @@ impl Keyspace {
 
     /// Sum of the shards' log indices.
     pub fn index(&self) -> u64 {
-        self.shards.iter().map(Shard::index).sum()
+        let indices = self.shards.iter().map(|shard| shard.applied().index);
+        indices.sum()
+    }
+
+    /// The shards, by number.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// A shard.
+    pub fn shard_mut(&mut self, number: u16) -> &mut Shard {
+        &mut self.shards[usize::from(number)]
+    }
+
+    /// Adds what a store held until its image was made.
+    pub fn add_dropped(&mut self, dropped: Option<Dropped>) {
+        self.dropped.extend(dropped);
     }
 
     /// What FLUSHALL left behind since the last call.
@@ -147,8 +267,12 @@ impl Keyspace {
         shard.sweep(at_ms, tables_max, &mut |key| touched.add(key, expired))
     }
 
+    fn index_of_slot(&self, slot: u16) -> usize {
+        ring::shard_of_slot(slot, self.shards.len() as u16).into()
+    }
+
     fn index_of(&self, key: &[u8]) -> usize {
-        ring::shard_of_slot(ring::slot(key), self.shards.len() as u16).into()
+        self.index_of_slot(ring::slot(key))
     }
 
     fn shard(&self, key: &[u8]) -> &Shard {
@@ -157,8 +281,8 @@ impl Keyspace {
 
     fn one(&mut self, op: &Op<'_>, at_ms: u64, reply: &mut Reply<'_>, touched: &mut Touched) {
         let index = self.index_of(op.key);
-        touched.reads += u64::from(!op.action.is_write());
-        let effect = self.shards[index].execute(op, at_ms, reply);
+        touched.reads += 1;
+        let effect = self.shards[index].read(op, at_ms, reply);
         touched.add(op.key, effect);
     }
 
@@ -185,33 +309,12 @@ impl Keyspace {
                     );
                 }
             }
-            Many::Set {
-                pairs,
-                only_if_none_exists,
-            } => {
-                self.set_all(pairs, only_if_none_exists, at_ms, reply, touched);
-            }
             Many::Count { what, keys } => {
                 let count = keys
                     .iter()
                     .filter(|key| self.count(what, key, at_ms, touched))
                     .count();
                 reply.count(count);
-            }
-            Many::Rename {
-                from,
-                to,
-                only_if_absent,
-            } => {
-                self.rename(from, to, only_if_absent, at_ms, reply, touched);
-            }
-            Many::Copy { from, to, replace } => self.copy(from, to, replace, at_ms, reply, touched),
-            Many::BitOp {
-                operator,
-                destination,
-                sources,
-            } => {
-                self.bit_op(operator, destination, sources, at_ms, reply, touched);
             }
             Many::Lcs { keys, answer } => self.lcs(keys, answer, at_ms, reply),
             Many::Keys { pattern } => self.keys(pattern, at_ms, reply),
@@ -225,12 +328,11 @@ impl Keyspace {
             }
             Many::RandomKey => self.random_key(random(), at_ms, reply),
             Many::DbSize => reply.count(self.len()),
-            Many::Flush => {
-                self.dropped
-                    .extend(self.shards.iter_mut().map(Shard::flush));
-                touched.writes += 1;
-                reply.ok();
-            }
+            Many::Set { .. }
+            | Many::Rename { .. }
+            | Many::Copy { .. }
+            | Many::BitOp { .. }
+            | Many::Flush => unreachable!("commands that write are proposed"),
         }
     }
 
@@ -240,184 +342,14 @@ impl Keyspace {
         self.one(op, at_ms, &mut Reply::new(&mut unread, dialect), touched);
     }
 
-    fn set_all(
-        &mut self,
-        pairs: Args<'_>,
-        only_if_none_exists: bool,
-        at_ms: u64,
-        reply: &mut Reply<'_>,
-        touched: &mut Touched,
-    ) {
-        let taken = || pairs.iter().step_by(2).any(|key| self.exists(key, at_ms));
-        if only_if_none_exists && taken() {
-            return reply.int(0);
-        }
-        for (key, value) in pairs.iter().step_by(2).zip(pairs.iter().skip(1).step_by(2)) {
-            let condition: Option<SetCondition> = None;
-            let set = Set {
-                value,
-                expiry: SetExpiry::Clear,
-                condition,
-                answer: SetAnswer::Silent,
-            };
-            self.one(
-                &Op {
-                    key,
-                    action: Action::Set(set),
-                },
-                at_ms,
-                reply,
-                touched,
-            );
-        }
-        match only_if_none_exists {
-            true => reply.int(1),
-            false => reply.ok(),
-        }
-    }
-
     fn count(&mut self, what: Counted, key: &[u8], at_ms: u64, touched: &mut Touched) -> bool {
         let found = self.exists(key, at_ms);
         let action = match what {
-            Counted::Del => Action::Del,
-            Counted::Exists => Action::Exists,
             Counted::Touch => Action::Touch,
+            Counted::Exists | Counted::Del => Action::Exists,
         };
         self.silently(&Op { key, action }, at_ms, touched);
         found
-    }
-
-    /// The value of `key` with what belongs to it, owned, so that it can be put elsewhere.
-    fn taken(&self, key: &[u8], at_ms: u64) -> Option<(Vec<u8>, Option<u64>, Encoding)> {
-        let entry = self.shard(key).lookup(key, at_ms)?;
-        Some((entry.value.to_vec(), entry.expire_at_ms, entry.encoding))
-    }
-
-    fn rename(
-        &mut self,
-        from: &[u8],
-        to: &[u8],
-        only_if_absent: bool,
-        at_ms: u64,
-        reply: &mut Reply<'_>,
-        touched: &mut Touched,
-    ) {
-        let Some((value, expire_at_ms, encoding)) = self.taken(from, at_ms) else {
-            return reply.error("ERR no such key");
-        };
-        if only_if_absent && self.exists(to, at_ms) {
-            return reply.int(0);
-        }
-        if from != to {
-            let remove = Action::Remove {
-                event: Event::RenameFrom,
-            };
-            self.silently(
-                &Op {
-                    key: from,
-                    action: remove,
-                },
-                at_ms,
-                touched,
-            );
-            let put = Action::Put {
-                value: &value,
-                expire_at_ms,
-                encoding,
-                event: Event::RenameTo,
-            };
-            self.silently(
-                &Op {
-                    key: to,
-                    action: put,
-                },
-                at_ms,
-                touched,
-            );
-        }
-        match only_if_absent {
-            true => reply.int(1),
-            false => reply.ok(),
-        }
-    }
-
-    fn copy(
-        &mut self,
-        from: &[u8],
-        to: &[u8],
-        replace: bool,
-        at_ms: u64,
-        reply: &mut Reply<'_>,
-        touched: &mut Touched,
-    ) {
-        let Some((value, expire_at_ms, encoding)) = self.taken(from, at_ms) else {
-            return reply.int(0);
-        };
-        if !replace && self.exists(to, at_ms) {
-            return reply.int(0);
-        }
-        let put = Action::Put {
-            value: &value,
-            expire_at_ms,
-            encoding,
-            event: Event::CopyTo,
-        };
-        self.silently(
-            &Op {
-                key: to,
-                action: put,
-            },
-            at_ms,
-            touched,
-        );
-        reply.int(1);
-    }
-
-    fn bit_op(
-        &mut self,
-        operator: BitOperator,
-        destination: &[u8],
-        sources: Args<'_>,
-        at_ms: u64,
-        reply: &mut Reply<'_>,
-        touched: &mut Touched,
-    ) {
-        let values: Vec<&[u8]> = sources
-            .iter()
-            .map(|key| {
-                self.shard(key)
-                    .lookup(key, at_ms)
-                    .map_or(&[][..], |entry| entry.value)
-            })
-            .collect();
-        let combined = combine(operator, &values);
-        if combined.is_empty() {
-            self.silently(
-                &Op {
-                    key: destination,
-                    action: Action::Del,
-                },
-                at_ms,
-                touched,
-            );
-        } else {
-            let (encoding, event) = (Encoding::Raw, Event::Set);
-            let put = Action::Put {
-                value: &combined,
-                expire_at_ms: None,
-                encoding,
-                event,
-            };
-            self.silently(
-                &Op {
-                    key: destination,
-                    action: put,
-                },
-                at_ms,
-                touched,
-            );
-        }
-        reply.count(combined.len());
     }
 
     fn lcs(&self, keys: [&[u8]; 2], answer: LcsAnswer, at_ms: u64, reply: &mut Reply<'_>) {
@@ -530,7 +462,7 @@ impl Keyspace {
 }
 
 /// The bytes of `values` combined, the shorter ones padded with zeros.
-fn combine(operator: BitOperator, values: &[&[u8]]) -> Vec<u8> {
+pub fn combine(operator: BitOperator, values: &[&[u8]]) -> Vec<u8> {
     let len = values.iter().map(|value| value.len()).max().unwrap_or(0);
     let mut combined = values.first().map_or_else(Vec::new, |first| first.to_vec());
     combined.resize(len, 0);

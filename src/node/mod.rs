@@ -14,20 +14,30 @@
 //! Time: every command is stamped with [`Node::at_ms`], which never runs backwards, whatever the wall
 //! clock does. Keys past their time are absent at once and removed by [`housekeeping`] soon.
 
+pub mod backup;
 pub mod catalogue;
 pub mod client;
 pub mod clients;
+pub mod commit;
 pub mod connection;
 pub mod dispatch;
+pub mod files;
 pub mod help;
 pub mod info;
+pub mod journal;
+pub mod keys;
 pub mod keyspace;
+pub mod latch;
 pub mod latency;
 pub mod lcs;
 pub mod monitor;
 pub mod notify;
+pub mod opening;
 pub mod process;
+pub mod propose;
 pub mod pubsub;
+pub mod recovery;
+pub mod saving;
 pub mod server;
 pub mod session;
 pub mod settings;
@@ -55,10 +65,16 @@ use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::Parser;
 
 use client::Clients;
+use commit::Commits;
+use files::Files;
+use journal::Journal;
 use keyspace::{Keyspace, Touched};
+use latch::Latches;
 use latency::Latency;
 use notify::Notify;
 use pubsub::PubSub;
+use recovery::{Loading, Progress};
+use saving::Saving;
 use session::{Message, Sessions};
 use slowlog::Slowlog;
 use stats::{Meter, Stats};
@@ -94,9 +110,31 @@ struct Scratch {
     parser: Parser,
 }
 
+/// How far a stop is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopping {
+    No,
+    /// Writes are refused; what is under way is waited for.
+    Asked,
+    /// The log is closed.
+    Closing,
+}
+
 /// The state of a node.
 pub struct Node {
     keyspace: Keyspace,
+    commits: Commits,
+    latches: Latches,
+    journal: Journal,
+    saving: Saving,
+    /// While data are being loaded.
+    loading: Option<Loading>,
+    has_reserve: bool,
+    /// Why the process must end with an error.
+    fatal: Option<String>,
+    stopping: Stopping,
+    /// Where the data are, until they are loaded.
+    files: Option<Files>,
     clients: Clients,
     pubsub: PubSub,
     watches: Watches,
@@ -115,6 +153,7 @@ pub struct Node {
     values: Values,
     options: Options,
     scratch: Scratch,
+    hash_seed: HashSeed,
     at_ms: u64,
     started: Nanos,
     started_ms: u64,
@@ -124,6 +163,13 @@ pub struct Node {
 
 impl App for Node {
     type Message = Message;
+
+    fn commit(cx: &mut Cx<'_, Node>) {
+        commit::hand_over(cx);
+        if cx.app.stopping != Stopping::No {
+            go_on_stopping(cx);
+        }
+    }
 }
 
 impl Node {
@@ -136,6 +182,15 @@ impl Node {
             .collect();
         let mut node = Node {
             keyspace: Keyspace::new(options.shards, hash_seed),
+            commits: Commits::new(),
+            latches: Latches::default(),
+            journal: Journal::absent(),
+            saving: Saving::absent(),
+            loading: None,
+            has_reserve: false,
+            fatal: None,
+            stopping: Stopping::No,
+            files: None,
             clients: Clients::default(),
             pubsub: PubSub::default(),
             watches: Watches::default(),
@@ -152,6 +207,7 @@ impl Node {
             values: values.clone(),
             options: options.clone(),
             scratch: Scratch::default(),
+            hash_seed,
             at_ms: 0,
             started: 0,
             started_ms: 0,
@@ -162,6 +218,32 @@ impl Node {
         node
     }
 
+    /// With its data in these files.
+    pub fn with_files(self, files: Files) -> Node {
+        Node {
+            files: Some(files),
+            ..self
+        }
+    }
+
+    /// How far loading is, while there is any.
+    fn loading_progress(&self) -> Option<&Progress> {
+        self.loading.as_ref().map(|loading| &*loading.progress)
+    }
+
+    /// Writes since everything was last saved.
+    fn unsaved_writes(&self) -> u64 {
+        self.touched.writes.saturating_sub(self.saving.saved_writes)
+    }
+
+    /// When everything was last saved, unix milliseconds; without a disk, when the node started.
+    pub fn last_save_ms(&self) -> u64 {
+        match self.saving.files() {
+            Some(_) => self.saving.saved_ms,
+            None => self.started_ms,
+        }
+    }
+
     /// Takes over options that were read together.
     fn adopt(&mut self, values: Values, options: Options) {
         self.notify = Notify::parse(&options.notify);
@@ -170,6 +252,16 @@ impl Node {
         self.values = values;
         self.options = options;
         self.update_recording();
+    }
+
+    /// Whether data are still being loaded.
+    pub fn is_loading(&self) -> bool {
+        self.loading.is_some()
+    }
+
+    /// Why the process must end with an error.
+    pub fn fatal(&self) -> Option<&str> {
+        self.fatal.as_deref()
     }
 
     /// Moves the node's time to `wall_ms`, unless that lies behind.
@@ -210,6 +302,31 @@ impl Node {
     }
 }
 
+/// Stops a node in order: what is under way is made durable and answered first.
+pub fn stop(node: &mut Node, net: &mut Net<'_, Node>) {
+    if node.is_loading() || node.fatal.is_some() {
+        return net.stop();
+    }
+    if node.stopping == Stopping::No {
+        node.stopping = Stopping::Asked;
+    }
+}
+
+/// Goes on with a stop, when nothing is under way any more.
+fn go_on_stopping(cx: &mut Cx<'_, Node>) {
+    let is_at_rest = cx.app.commits.is_empty() && cx.app.journal.is_at_rest();
+    match cx.app.stopping {
+        Stopping::Asked if is_at_rest => {
+            cx.app.stopping = Stopping::Closing;
+            if !journal::close(cx) {
+                cx.net.stop();
+            }
+        }
+        Stopping::Closing if is_at_rest => cx.net.stop(),
+        _ => {}
+    }
+}
+
 /// Starts a node on `backend`; says which address it listens on.
 ///
 /// # Errors
@@ -234,6 +351,9 @@ pub fn start<B: Backend>(backend: B, node: Node) -> io::Result<(Reactor<B, Node>
         cx.app.started_ms = cx.net.wall_ms();
         cx.app.stamp(cx.net.wall_ms());
         cx.net.call_later(HOUSEKEEPING, housekeeping);
+        if let Some(files) = cx.app.files.take() {
+            recovery::begin(cx, files);
+        }
     });
     Ok((reactor, address))
 }
@@ -242,6 +362,8 @@ pub fn start<B: Backend>(backend: B, node: Node) -> io::Result<(Reactor<B, Node>
 fn housekeeping(cx: &mut Cx<'_, Node>) {
     cx.net.call_later(HOUSEKEEPING, housekeeping);
     cx.app.stamp(cx.net.wall_ms());
+    journal::tend(cx);
+    saving::tend(cx);
     let at_ms = cx.app.at_ms;
     for _ in 0..SWEEP_SHARDS {
         cx.app
@@ -266,6 +388,8 @@ fn tell_swept(cx: &mut Cx<'_, Node>) {
         net: &mut cx.net,
         reply: Reply::new(&mut unread, Dialect::Resp2),
         me: ConnId::NONE,
+        request_bytes: 0,
+        quick: true,
         in_transaction: false,
         pushed: Vec::new(),
     };

@@ -15,7 +15,9 @@ use super::{help, process};
 pub fn server(turn: &mut Turn<'_, '_, '_>, verb: Verb, args: Args<'_>) {
     match verb {
         Verb::Time => time(turn),
-        Verb::Lastsave => turn.reply.int((turn.node.started_ms / 1000).cast_signed()),
+        Verb::Lastsave => turn
+            .reply
+            .int((turn.node.last_save_ms() / 1000).cast_signed()),
         Verb::ObjectFreq => object_freq(turn, args),
         Verb::MemoryDoctor => memory_doctor(turn),
         Verb::MemoryPurge => turn.reply.ok(),
@@ -56,7 +58,7 @@ fn debug_object(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
         action: Action::DebugObject,
     };
     let command = crate::command::data::Command::One(op);
-    node.keyspace.execute(
+    node.keyspace.read(
         &command,
         node.at_ms,
         || 0,
@@ -177,6 +179,40 @@ pub fn debug_sleep(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     })
 }
 
+/// What is answered where there is nothing to save to.
+pub const MEMORY_ONLY: &str = "ERR this node keeps everything in memory (--data none)";
+
+/// SAVE: answered when everything is saved; nobody else waits.
+pub fn save(turn: &mut Turn<'_, '_, '_>) -> Next {
+    if turn.node.saving.files().is_none() {
+        turn.reply.error(MEMORY_ONLY);
+        return Next::Go;
+    }
+    turn.node.saving.queue_all();
+    if turn.in_transaction {
+        turn.reply.simple("Background saving started");
+        return Next::Go;
+    }
+    turn.node.saving.wait(turn.me);
+    Next::Wait(Wait {
+        until: None,
+        answer: Answer::Ok,
+    })
+}
+
+/// BGSAVE [SCHEDULE].
+pub fn bgsave(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
+    match args.get(1) {
+        _ if args.len() > 2 => turn.reply.error_bytes(&SYNTAX.text),
+        Some(word) if !parse::is(word, "SCHEDULE") => turn.reply.error_bytes(&SYNTAX.text),
+        _ if turn.node.saving.files().is_none() => turn.reply.error(MEMORY_ONLY),
+        _ => {
+            turn.node.saving.queue_all();
+            turn.reply.simple("Background saving started");
+        }
+    }
+}
+
 /// SHUTDOWN: no reply; the connection ends with the node.
 pub fn shutdown(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     let is_any = |word: &[u8], known: &[&str]| known.iter().any(|known| parse::is(word, known));
@@ -196,7 +232,7 @@ pub fn shutdown(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
         return Next::Go;
     }
     log::info!("stopping, as {} asked", turn.client().peer);
-    turn.net.stop();
+    super::stop(turn.node, turn.net);
     Next::Close
 }
 

@@ -4,11 +4,13 @@
 //!            request            reply buffer full        reader caught up
 //!   Open ──────────────▶ Open ──────────────────▶ Congested ─────────▶ Open
 //!     │  command waits (WAIT, DEBUG SLEEP)   ──▶ Waiting   ── its time ──▶ Open
-//!     │  CLIENT PAUSE                        ──▶ Held      ── its end ───▶ Open
+//!     │  CLIENT PAUSE, latched keys          ──▶ Held      ── its end ───▶ Open
+//!     │  must stand behind its own writes    ──▶ Settling  ── answered ──▶ Open
 //!     └─ QUIT, a violation, end of stream    ──▶ Closing
 //! ```
 //!
-//! Only an open session runs commands. In any other phase its reading is paused (a waiting one's only when
+//! Only an open session runs commands. Writes are answered when they are durable; the session goes on
+//! meanwhile with what can be answered behind them. In any other phase its reading is paused (a waiting one's only when
 //! much has arrived, so that a hang-up is noticed during a wait without end) and what has arrived is kept;
 //! an end of stream is remembered and acted upon when everything before it has been answered, so
 //! that `printf … | nc -N` gets every reply.
@@ -31,10 +33,14 @@ use super::dispatch;
 use super::turn::{Answer, Next, Turn, Wait};
 
 /// What may be posted to a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// The pause that held it back is over.
+    /// What held it back may be over.
     Resume,
+    /// All its writes have been answered.
+    Settled,
+    /// What it waited for came to this.
+    Say(Said),
     /// The time it waited for has come.
     Answer,
 }
@@ -47,12 +53,26 @@ const RELIEVED_BYTES: usize = 256 << 10;
 /// What a client may say while its answer waits before it is read no further.
 const WAITING_BYTES_MAX: usize = 64 << 10;
 
+/// What something that took its time came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// `OK`.
+    Ok,
+    /// An error.
+    Error(String),
+    /// A string.
+    Bulk(Vec<u8>),
+    /// Names with what is to be told of each.
+    Fields(Vec<(String, Vec<(&'static str, String)>)>),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
     Congested,
     Waiting(Answer),
     Held,
+    Settling,
     Closing,
 }
 
@@ -71,6 +91,8 @@ pub struct Session {
     pending: Option<Box<Pending>>,
     /// What ends the wait.
     alarm: Option<TimerId>,
+    /// The request at hand breaks a rule; what is to be said about it must stand behind other answers.
+    violation: Option<Violation>,
 }
 
 impl Session {
@@ -96,6 +118,8 @@ impl Session {
             net: &mut cx.net,
             reply: Reply::new(&mut out, dialect).limited(bytes_max),
             me,
+            request_bytes: 0,
+            quick: true,
             in_transaction: false,
             pushed: Vec::new(),
         };
@@ -121,7 +145,10 @@ impl Session {
         }
         if self.phase == Phase::Closing {
             cx.net.lose_connection();
-        } else if !matches!(self.phase, Phase::Open | Phase::Waiting(_)) {
+        } else if !matches!(
+            self.phase,
+            Phase::Open | Phase::Waiting(_) | Phase::Settling
+        ) {
             cx.net.pause_reading();
         }
         used
@@ -154,6 +181,9 @@ impl Session {
     ) -> Option<usize> {
         let limits = Limits::trusted(turn.node.options.argument_bytes_max);
         let lenient = matches!(turn.reply.dialect(), Dialect::Line | Dialect::Json);
+        if let Some(violation) = self.violation.take() {
+            return Some(self.violation(turn, input, parser, violation, lenient));
+        }
         match parser.next(input, &limits, lenient) {
             Ok(Progress::Incomplete) => None,
             Ok(Progress::Nothing { consumed }) => Some(consumed),
@@ -163,7 +193,7 @@ impl Session {
             }
             Ok(Progress::Request { consumed }) => {
                 match dispatch::request(turn, parser.args(input), consumed) {
-                    Next::Go => {}
+                    Next::Go | Next::Deferred => {}
                     Next::Close => self.phase = Phase::Closing,
                     Next::Wait(wait) => self.wait(turn, wait),
                     Next::Held => {
@@ -172,8 +202,21 @@ impl Session {
                         turn.node.held.push(me);
                         return None;
                     }
+                    Next::Latched => {
+                        self.phase = Phase::Held;
+                        return None;
+                    }
+                    Next::Settle => {
+                        self.settle(turn);
+                        return None;
+                    }
                 }
                 Some(consumed)
+            }
+            Err(violation) if turn.client().awaiting > 0 => {
+                self.violation = Some(violation);
+                self.settle(turn);
+                None
             }
             Err(violation) => Some(self.violation(turn, input, parser, violation, lenient)),
         }
@@ -197,6 +240,12 @@ impl Session {
         }
         self.phase = Phase::Closing;
         input.len()
+    }
+
+    /// Goes on when all writes of this client are answered.
+    fn settle(&mut self, turn: &mut Turn<'_, '_, '_>) {
+        self.phase = Phase::Settling;
+        turn.client().settling = true;
     }
 
     fn wait(&mut self, turn: &mut Turn<'_, '_, '_>, wait: Wait) {
@@ -227,28 +276,65 @@ impl Session {
         }
         if self.phase == Phase::Open {
             if self.ended {
-                self.phase = Phase::Closing;
-                cx.net.lose_connection();
+                self.end(cx);
             } else if was_paused {
                 cx.net.resume_reading();
             }
         }
     }
 
-    fn answer(&mut self, cx: &mut Cx<'_, Node>, answer: Answer) {
+    /// Closes, when everything has been answered.
+    fn end(&mut self, cx: &mut Cx<'_, Node>) {
+        let me = cx.net.id();
+        match cx.app.clients.get_mut(me) {
+            Some(client) if client.awaiting > 0 => client.settling = true,
+            _ => {
+                self.phase = Phase::Closing;
+                cx.net.lose_connection();
+            }
+        }
+    }
+
+    /// Ends a wait with a reply.
+    fn reply(&mut self, cx: &mut Cx<'_, Node>, write: impl FnOnce(&mut Reply<'_>)) {
         let me = cx.net.id();
         let Some(client) = cx.app.clients.get_mut(me) else {
             return;
         };
         client.waiting = false;
         let mut out = Vec::new();
-        let mut reply = Reply::new(&mut out, client.dialect);
-        match answer {
+        write(&mut Reply::new(&mut out, client.dialect));
+        cx.net.write_buf(&mut out);
+    }
+
+    fn answer(&mut self, cx: &mut Cx<'_, Node>, answer: Answer) {
+        self.reply(cx, |reply| match answer {
             Answer::Ok => reply.ok(),
             Answer::Zero => reply.int(0),
             Answer::Nothing => {}
+        });
+    }
+
+    fn say(&mut self, cx: &mut Cx<'_, Node>, said: &Said) {
+        if self.phase == Phase::Waiting(Answer::Nothing) {
+            return self.answer(cx, Answer::Nothing);
         }
-        cx.net.write(&out);
+        self.reply(cx, |reply| match said {
+            Said::Ok => reply.ok(),
+            Said::Error(text) => reply.error(text),
+            Said::Bulk(bytes) => reply.bulk(bytes),
+            Said::Fields(all) => {
+                reply.map(all.len());
+                for (name, fields) in all {
+                    reply.bulk(name.as_bytes());
+                    reply.map(fields.len());
+                    for (field, value) in fields {
+                        reply.bulk(field.as_bytes());
+                        reply.bulk(value.as_bytes());
+                    }
+                }
+            }
+        });
     }
 }
 
@@ -292,8 +378,14 @@ impl Protocol<Node> for Session {
         self.ended = true;
         let is_endless = matches!(self.phase, Phase::Waiting(_)) && self.alarm.is_none();
         if self.phase == Phase::Open || is_endless {
-            self.phase = Phase::Closing;
-            cx.net.lose_connection();
+            self.end(cx);
+        }
+    }
+
+    fn pause_producing(&mut self, cx: &mut Cx<'_, Node>) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Congested;
+            cx.net.pause_reading();
         }
     }
 
@@ -305,7 +397,12 @@ impl Protocol<Node> for Session {
 
     fn message(&mut self, cx: &mut Cx<'_, Node>, message: Message) {
         match (message, self.phase) {
-            (Message::Resume, Phase::Held) => self.go_on(cx),
+            (Message::Resume, Phase::Held) | (Message::Settled, Phase::Settling) => self.go_on(cx),
+            (Message::Settled, Phase::Open) if self.ended => self.end(cx),
+            (Message::Say(said), Phase::Waiting(_)) => {
+                self.say(cx, &said);
+                self.go_on(cx);
+            }
             (Message::Answer, Phase::Waiting(answer)) => {
                 self.alarm = None;
                 self.answer(cx, answer);
@@ -316,11 +413,10 @@ impl Protocol<Node> for Session {
     }
 
     fn timed_out(&mut self, cx: &mut Cx<'_, Node>) {
-        let exempt = cx
-            .app
-            .clients
-            .get(cx.net.id())
-            .is_some_and(|client| client.is_subscribed() || client.monitor);
+        let exempt =
+            cx.app.clients.get(cx.net.id()).is_some_and(|client| {
+                client.is_subscribed() || client.monitor || client.awaiting > 0
+            });
         if !exempt && !matches!(self.phase, Phase::Waiting(_) | Phase::Held) {
             cx.net.lose_connection();
         }
@@ -333,7 +429,9 @@ impl Protocol<Node> for Session {
         if let Some(alarm) = self.alarm.take() {
             cx.net.cancel(alarm);
         }
-        cx.app.forget(cx.net.id());
+        let me = cx.net.id();
+        cx.app.latches.release(me, &mut cx.net);
+        cx.app.forget(me);
     }
 }
 
@@ -366,6 +464,7 @@ impl Factory<Node> for Sessions {
             ended: false,
             pending: None,
             alarm: None,
+            violation: None,
         }))
     }
 

@@ -71,7 +71,8 @@ pub fn consider(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>, took_us:
     log.entries.truncate(len_max);
 }
 
-fn shortened(args: Args<'_>) -> OwnedArgs {
+/// What of a command is kept.
+pub fn shortened(args: Args<'_>) -> OwnedArgs {
     let mut short = OwnedArgs::default();
     let shown = if args.len() > ARGUMENTS_MAX {
         ARGUMENTS_MAX - 1

@@ -1,20 +1,25 @@
 //! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
 //!
 //! Commands typed after MULTI are kept as they were typed and parsed again by EXEC, when their time has
-//! come. The node is single-threaded: running them one after the other with nothing in between *is*
-//! isolation. WATCH makes EXEC conditional: a change to a watched key breaks the watch of every client
+//! come. What they change is one record of the log and applied in one go: with nothing in between, which *is*
+//! isolation, and whole or not at all after a crash. WATCH makes EXEC conditional: a change to a watched key breaks the watch of every client
 //! that has it, at the moment of the change; EXEC reads the mark, and looks itself whether a key that was
 //! there when it was watched is gone (past its time, or flushed with all others).
 
 use std::collections::BTreeMap;
 
+use crate::command::data::Command;
+use crate::command::parse;
 use crate::command::resolve;
+use crate::command::row::{Row, flag};
 use crate::command::table;
+use crate::command::verb::Verb;
 use crate::reactor::id::ConnId;
+use crate::ring;
 use crate::wire::request::{Args, OwnedArgs};
 
 use super::client::Clients;
-use super::dispatch;
+use super::propose;
 use super::turn::{Next, Turn};
 
 /// What a client typed since MULTI.
@@ -167,29 +172,51 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>) -> Next {
         turn.reply.error("ERR EXEC without MULTI");
         return Next::Go;
     };
-    let broken = turn.client().watch_broken || watched_key_gone(turn);
-    forget_watches(turn);
     if transaction.broken {
+        forget_watches(turn);
         turn.reply
             .error("EXECABORT Transaction discarded because of previous errors.");
         return Next::Go;
     }
-    if broken {
+    let watched: Vec<u16> = turn
+        .client()
+        .watched
+        .keys()
+        .map(|key| ring::slot(key))
+        .collect();
+    if turn.client().watch_broken || watched_key_gone(turn) {
+        forget_watches(turn);
+        turn.node.latches.release(turn.me, turn.net);
         turn.reply.nil_array();
         return Next::Go;
     }
-    turn.reply.array(transaction.len());
-    let mut next = Next::Go;
-    turn.in_transaction = true;
-    for queued in &transaction.queued {
-        let args = queued.args();
-        let row = table::find(args.at(0)).and_then(|row| resolve::subcommand(row, args).ok());
-        if let Some(row) = row {
-            next = next.or(dispatch::run(turn, row, args));
-        }
+    let at_ms = turn.node.at_ms;
+    let parts: Vec<_> = transaction
+        .queued
+        .iter()
+        .filter_map(|queued| part(queued, at_ms))
+        .collect();
+    let writes = parts.iter().any(|(.., command)| command.is_some());
+    let takes_space = parts.iter().any(|(row, ..)| row.is(flag::DENYOOM));
+    if let Some(text) = turn.node.refusal(takes_space).filter(|_| writes) {
+        drop(parts);
+        forget_watches(turn);
+        turn.reply.error(text);
+        return Next::Go;
     }
-    turn.in_transaction = false;
-    let pushed = std::mem::take(&mut turn.pushed);
-    turn.reply.raw(&pushed);
+    let next = propose::transaction(turn, table::row(Verb::Exec), &parts, &watched);
+    drop(parts);
+    match next {
+        Next::Latched => turn.client().transaction = Some(transaction),
+        _ => forget_watches(turn),
+    }
     next
+}
+
+/// A queued command with its row and, if it writes, what it does.
+fn part(queued: &OwnedArgs, at_ms: u64) -> Option<(&'static Row, Args<'_>, Option<Command<'_>>)> {
+    let args = queued.args();
+    let row = table::find(args.at(0)).and_then(|row| resolve::subcommand(row, args).ok())?;
+    let command = parse::data(row, args, at_ms).and_then(Result::ok);
+    Some((row, args, command.filter(Command::is_write)))
 }

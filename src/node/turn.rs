@@ -18,8 +18,14 @@ pub enum Next {
     Close,
     /// It answers at a later time and then goes on.
     Wait(Wait),
-    /// It must ask again later: nothing was done, and nothing was answered.
+    /// It must ask again when the pause is over: nothing was done, and nothing was answered.
     Held,
+    /// It must ask again when others' writes to its keys are applied: nothing was done.
+    Latched,
+    /// It must ask again when its own writes are answered: nothing was done.
+    Settle,
+    /// It is part of a batch and will be answered with it; the next command may come.
+    Deferred,
 }
 
 impl Next {
@@ -66,6 +72,10 @@ pub struct Turn<'t, 'n, 'o> {
     /// Whether EXEC is running queued commands: then nothing may wait, and pushes to this very client
     /// gather in `pushed` until the array of replies is whole.
     pub in_transaction: bool,
+    /// Bytes in which the command at hand was typed; 0 once they are accounted for.
+    pub request_bytes: usize,
+    /// Whether the command at hand need not be timed alone.
+    pub quick: bool,
     /// Pushes that stand behind EXEC's reply.
     pub pushed: Vec<u8>,
 }

@@ -25,6 +25,7 @@ fn configuration() -> Values {
     let mut values = Values::default();
     for (name, text) in [
         ("port", "0"),
+        ("data", "none"),
         ("shards", "3"),
         ("slowlog-log-slower-than", "0"),
     ] {

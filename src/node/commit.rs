@@ -1,0 +1,359 @@
+//! Writes under way: gathered, made durable together, applied, answered.
+//!
+//! ```text
+//!   command ─▶ open batch ─ once a turn, if none is in flight ─▶ in flight ─ durable ─▶ applied, answered
+//!              (items here,                                      (one record            (in the order of
+//!               changes in the shards' open entries)              of all shards)         the items)
+//! ```
+//!
+//! A write is answered when what it says is durable, by `--sync`, and applied: not before. What arrives
+//! while a batch is in flight is the next batch, so that one sync of the disk carries the writes of many
+//! clients (group commit). Reads do not wait: they see what has been applied, which is what has been
+//! promised. A client's own order is kept: what it says behind a write that is not answered is either part
+//! of the same batch ([`Work::Run`]) or waits until its writes are answered ([`Next::Settle`]).
+//!
+//! The record of a batch holds the entries of all shards, so that a command over several shards is in the
+//! log whole or not at all.
+//!
+//! [`Next::Settle`]: super::turn::Next::Settle
+
+use crate::command::verb::Verb;
+use crate::command::{resolve, table};
+use crate::reactor::app::Cx;
+use crate::reactor::id::ConnId;
+use crate::ring;
+use crate::wire::reply::{Dialect, Reply};
+use crate::wire::request::OwnedArgs;
+
+use super::session::Message;
+use super::turn::{Next, Turn};
+use super::{Node, dispatch, journal, latency, notify, slowlog};
+
+/// Its reply is not sent: the client asked for silence.
+pub const SILENT: u8 = 1;
+/// It does not count as use of keys.
+pub const NO_TOUCH: u8 = 1 << 1;
+/// It is part of a transaction: EXEC is what is counted.
+pub const INNER: u8 = 1 << 2;
+/// It may take long: it is timed alone.
+pub const TIMED: u8 = 1 << 3;
+
+/// One command, or one part of a transaction, of a batch.
+pub struct Item {
+    /// Who asked.
+    pub conn: ConnId,
+    /// The command.
+    pub verb: Verb,
+    /// [`SILENT`], [`NO_TOUCH`], [`INNER`], [`TIMED`].
+    pub flags: u8,
+    /// What is to be done when the batch is durable.
+    pub work: Work,
+    /// What was typed, shortened, for the slow log; only with [`TIMED`].
+    pub typed: Option<Box<OwnedArgs>>,
+}
+
+/// What is to be done when the batch is durable.
+pub enum Work {
+    /// The next change in the shard of a slot answers for itself.
+    Change {
+        /// The key's slot.
+        slot: u16,
+    },
+    /// The next changes in these slots are one command.
+    Changes(Box<Changes>),
+    /// Every shard is emptied.
+    Flush,
+    /// Something that changes nothing runs behind what is before it.
+    Run(Box<OwnedArgs>),
+    /// EXEC: so many items follow that are its parts.
+    Exec(usize),
+}
+
+/// Changes that make up one command.
+pub struct Changes {
+    /// Slots of their keys, in order.
+    pub slots: Vec<u16>,
+    /// What the command answers.
+    pub answer: Answer,
+}
+
+/// What a command of several changes answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// `OK`.
+    Ok,
+    /// A number.
+    Int(i64),
+    /// How many of the keys were there and are deleted.
+    Deleted,
+    /// An error.
+    Error(String),
+}
+
+/// A batch in flight.
+struct Flight {
+    items: Vec<Item>,
+}
+
+/// The writes under way.
+#[derive(Default)]
+pub struct Commits {
+    open: Vec<Item>,
+    /// Bytes in which its commands were typed.
+    open_bytes: usize,
+    flight: Option<Flight>,
+    /// Changes under way, by slot of their key.
+    pending: Vec<u32>,
+    /// FLUSHALLs under way, which concern every slot.
+    flushing: u32,
+    /// An emptied list, for its capacity.
+    spare: Vec<Item>,
+}
+
+impl Commits {
+    /// Nothing under way.
+    pub fn new() -> Commits {
+        Commits {
+            pending: vec![0; ring::SLOTS.into()],
+            ..Commits::default()
+        }
+    }
+
+    /// Adds an item, typed in so many bytes, to the open batch.
+    pub fn push(&mut self, item: Item, bytes: usize) {
+        self.open_bytes += bytes;
+        match &item.work {
+            Work::Change { slot } => self.pend(*slot),
+            Work::Changes(changes) => changes.slots.iter().for_each(|&slot| self.pend(slot)),
+            Work::Flush => self.flushing += 1,
+            Work::Run(_) | Work::Exec(_) => {}
+        }
+        self.open.push(item);
+    }
+
+    fn pend(&mut self, slot: u16) {
+        self.pending[usize::from(slot)] += 1;
+    }
+
+    fn settle(&mut self, slot: u16) {
+        self.pending[usize::from(slot)] -= 1;
+    }
+
+    /// Whether no change under way concerns this slot.
+    pub fn is_idle(&self, slot: u16) -> bool {
+        self.flushing == 0 && self.pending[usize::from(slot)] == 0
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.flight.is_none()
+    }
+
+    /// Bytes of the commands that are not handed over.
+    pub fn open_bytes(&self) -> usize {
+        self.open_bytes
+    }
+
+    /// Commands under way.
+    pub fn len(&self) -> usize {
+        self.open.len() + self.flight.as_ref().map_or(0, |flight| flight.items.len())
+    }
+}
+
+/// Hands the open batch over, if there is one and none is in flight. At the end of each turn.
+pub fn hand_over(cx: &mut Cx<'_, Node>) {
+    while cx.app.commits.flight.is_none()
+        && !cx.app.commits.open.is_empty()
+        && cx.app.journal.is_free()
+    {
+        let node = &mut *cx.app;
+        let mut record = Vec::new();
+        let is_kept = !node.journal.is_absent();
+        node.keyspace
+            .hand_over(node.at_ms, is_kept.then_some(&mut record));
+        let spare = std::mem::take(&mut node.commits.spare);
+        let items = std::mem::replace(&mut node.commits.open, spare);
+        node.commits.flight = Some(Flight { items });
+        node.commits.open_bytes = 0;
+        if !is_kept {
+            land(cx);
+            continue;
+        }
+        let marks = node.keyspace.marks();
+        let is_awaited = journal::append(cx, record, marks);
+        if is_awaited {
+            let at_ms = cx.app.at_ms;
+            cx.app.keyspace.unsettle(at_ms);
+        } else {
+            land(cx);
+        }
+    }
+}
+
+/// The batch in flight is as durable as was asked for: it is applied and answered.
+pub fn land(cx: &mut Cx<'_, Node>) {
+    let Some(Flight { mut items }) = cx.app.commits.flight.take() else {
+        return;
+    };
+    cx.app.keyspace.persisted();
+    let mut rest = items.as_slice();
+    while let Some(first) = rest.first() {
+        let same = |item: &Item| item.conn == first.conn;
+        let run = rest.iter().take_while(|item| same(item)).count();
+        answer(cx, first.conn, &rest[..run]);
+        rest = &rest[run..];
+    }
+    items.clear();
+    cx.app.commits.spare = items;
+    cx.app.keyspace.settle();
+    cx.app.latches.retry(&cx.app.commits, &mut cx.net);
+}
+
+/// Applies and answers items of one client that follow each other.
+fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item]) {
+    let mut out = std::mem::take(&mut cx.app.scratch.replies);
+    let client = cx.app.clients.get(conn);
+    let dialect = client.map_or(Dialect::Resp2, |client| client.dialect);
+    let is_there = client.is_some();
+    let bytes_max = cx.app.options.output_bytes_max;
+    let mut turn = Turn {
+        node: cx.app,
+        net: &mut cx.net,
+        reply: Reply::new(&mut out, dialect).limited(bytes_max),
+        me: conn,
+        request_bytes: 0,
+        quick: true,
+        in_transaction: false,
+        pushed: Vec::new(),
+    };
+    turn.end_run();
+    // Parts of the transaction at hand that are still to come.
+    let mut parts = 0;
+    for item in items {
+        one(&mut turn, item, is_there);
+        if let Work::Exec(count) = item.work {
+            parts = count;
+            turn.in_transaction = true;
+        } else if turn.in_transaction {
+            parts -= 1;
+        }
+        if turn.in_transaction && parts == 0 {
+            turn.in_transaction = false;
+            let pushed = std::mem::take(&mut turn.pushed);
+            turn.reply.raw(&pushed);
+        }
+    }
+    turn.end_run();
+    let is_cut = turn.reply.is_cut();
+    drop(turn);
+    if is_cut {
+        log::warn!("a client asked for a reply beyond client-output-limit; cut off");
+        cx.net.abort(conn);
+    } else if is_there {
+        cx.net.write_buf_to(conn, &mut out);
+    }
+    out.clear();
+    cx.app.scratch.replies = out;
+    if let Some(client) = cx.app.clients.get_mut(conn) {
+        client.awaiting -= items.len() as u32;
+        if client.awaiting == 0 {
+            client.awaiting_bytes = 0;
+            if std::mem::take(&mut client.settling) {
+                cx.net.post(conn, Message::Settled);
+            }
+        }
+    }
+}
+
+fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool) {
+    let (before, errors) = (turn.reply.len(), turn.reply.errors());
+    if item.flags & TIMED != 0 {
+        turn.end_run();
+    }
+    if item.flags & NO_TOUCH != 0 {
+        turn.node.keyspace.set_touching(false);
+    }
+    match &item.work {
+        Work::Change { slot } => change(turn, *slot),
+        Work::Changes(changes) => several(turn, changes),
+        Work::Flush => flush(turn),
+        Work::Run(args) if is_there => run(turn, args),
+        Work::Run(_) => {}
+        Work::Exec(count) => turn.reply.array(*count),
+    }
+    if turn.node.touched.recording {
+        notify::tell_touched(turn);
+    }
+    if item.flags & NO_TOUCH != 0 {
+        turn.node.keyspace.set_touching(true);
+    }
+    if item.flags & INNER == 0 {
+        if turn.reply.errors() != errors {
+            turn.count_error(item.verb, before);
+        }
+        turn.count(item.verb);
+    }
+    if item.flags & TIMED != 0 {
+        consider(turn, item, is_there);
+    }
+    if item.flags & SILENT != 0 {
+        turn.reply.truncate(before);
+    }
+}
+
+/// Ends the measurement of a command that was timed alone.
+fn consider(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool) {
+    let took_us = turn.end_run() / 1_000;
+    let row = table::row(item.verb);
+    latency::consider(turn, row, took_us);
+    if let Some(typed) = item.typed.as_ref().filter(|_| is_there) {
+        slowlog::consider(turn, row, typed.args(), took_us);
+    }
+}
+
+fn change(turn: &mut Turn<'_, '_, '_>, slot: u16) {
+    let node = &mut *turn.node;
+    node.commits.settle(slot);
+    node.keyspace
+        .apply_next(slot, &mut turn.reply, &mut node.touched);
+}
+
+fn several(turn: &mut Turn<'_, '_, '_>, changes: &Changes) {
+    let mut deleted = 0;
+    let mut unread = Vec::new();
+    for &slot in &changes.slots {
+        let node = &mut *turn.node;
+        node.commits.settle(slot);
+        unread.clear();
+        let mut silent = Reply::new(&mut unread, Dialect::Resp2);
+        let was_there = node
+            .keyspace
+            .apply_next(slot, &mut silent, &mut node.touched);
+        deleted += i64::from(was_there);
+    }
+    match &changes.answer {
+        Answer::Ok => turn.reply.ok(),
+        Answer::Int(number) => turn.reply.int(*number),
+        Answer::Deleted => turn.reply.int(deleted),
+        Answer::Error(text) => turn.reply.error(text),
+    }
+}
+
+fn flush(turn: &mut Turn<'_, '_, '_>) {
+    let node = &mut *turn.node;
+    node.commits.flushing -= 1;
+    node.keyspace.apply_flush();
+    node.touched.writes += 1;
+    turn.reply.ok();
+}
+
+fn run(turn: &mut Turn<'_, '_, '_>, args: &OwnedArgs) {
+    let args = args.args();
+    let row = table::find(args.at(0)).and_then(|row| resolve::subcommand(row, args).ok());
+    if let Some(row) = row
+        && dispatch::run_now(turn, row, args) == Next::Close
+    {
+        let me = turn.me;
+        turn.net.lose(me);
+    }
+}

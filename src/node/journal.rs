@@ -1,0 +1,545 @@
+//! The log's way to the disk: one thread writes and syncs, one record after the other.
+//!
+//! ```text
+//!   --sync always   a batch waits for its record; while it is in flight the next one gathers
+//!   --sync 1s       batches do not wait; records queue up; a sync every second
+//!   --sync never    the same without the sync
+//! ```
+//!
+//! The [`Wal`] travels: with a job to the disk thread, with its result back. A record that follows another
+//! shows that the other was durable; when nothing follows for a while, an empty record is written for that
+//! purpose, so that damage to the last record of a log at rest is told from one that was torn by a crash.
+//!
+//! Trouble:
+//! - The disk is full: what is in flight is tried again until it succeeds; new writes are refused meanwhile
+//!   (except those that take things away), and so they are as soon as no further segment could be prepared,
+//!   which comes first: there is room left for deletes then.
+//! - Any other error of a write or a sync ends the process. What a failed sync left on the disk nobody knows,
+//!   and trying again would report success without it ("Can Applications Recover from fsync Failures?", USENIX
+//!   ATC 2020).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+
+use crate::config::Sync;
+use crate::disk::seal::KEY_BYTES;
+use crate::disk::wal::spares::Spare;
+use crate::disk::wal::writer::Wal;
+use crate::disk::wal::{ActiveKey, is_full};
+use crate::disk::{DIRECTORY, Disk};
+use crate::reactor::app::Cx;
+use crate::reactor::timer::Nanos;
+
+use super::files::{Files, RESERVE, RESERVE_BYTES};
+use super::{Node, commit};
+
+/// Bytes that may wait for the disk while nobody waits for them; beyond, writers wait.
+const BACKLOG_BYTES_MAX: usize = 64 << 20;
+/// How long a full disk is left alone before it is tried again.
+const RETRY_NANOS: Nanos = 1_000_000_000;
+const SECOND_NANOS: Nanos = 1_000_000_000;
+/// The reserve is written in pieces of so many bytes.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// One record on its way.
+pub struct Record {
+    /// Its bytes.
+    pub payload: Vec<u8>,
+    /// The last index of each shard that has entries in it.
+    pub marks: Vec<(u16, u64)>,
+    /// Whether the batch in flight waits for it.
+    pub is_awaited: bool,
+}
+
+/// Which segments hold which entries.
+#[derive(Debug, Default)]
+pub struct Segments {
+    last: VecDeque<(u64, BTreeMap<u16, u64>)>,
+}
+
+impl Segments {
+    /// A segment holds entries of these shards up to these indices.
+    pub fn note(&mut self, segment: u64, marks: &[(u16, u64)]) {
+        if self.last.back().is_none_or(|(number, _)| *number < segment) {
+            self.last.push_back((segment, BTreeMap::new()));
+        }
+        let Some((_, of_shard)) = self.last.back_mut() else {
+            return;
+        };
+        for &(shard, index) in marks {
+            let last = of_shard.entry(shard).or_default();
+            *last = index.max(*last);
+        }
+    }
+
+    /// The first segment that is still needed when `saved` says up to which index a shard is in a snapshot.
+    pub fn needed_from(&mut self, saved: impl Fn(u16) -> u64) -> u64 {
+        while self.last.len() > 1 {
+            let (_, of_shard) = &self.last[0];
+            if of_shard.iter().any(|(&shard, &index)| index > saved(shard)) {
+                break;
+            }
+            self.last.pop_front();
+        }
+        self.last.front().map_or(0, |(number, _)| *number)
+    }
+
+    /// The shards that hold the oldest segment back.
+    pub fn holders(&self, saved: impl Fn(u16) -> u64) -> Vec<u16> {
+        let oldest = self
+            .last
+            .front()
+            .into_iter()
+            .flat_map(|(_, of_shard)| of_shard);
+        oldest
+            .filter(|&(&shard, &index)| index > saved(shard))
+            .map(|(&shard, _)| shard)
+            .collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.last.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.last.is_empty()
+    }
+}
+
+/// What INFO tells.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Figures {
+    /// Records written.
+    pub records: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Writes of one or more records that were waited for.
+    pub writes: u64,
+    /// How long the last took, with its sync.
+    pub last_ns: u64,
+    /// How long the longest took.
+    pub max_ns: u64,
+    /// Bytes written since a snapshot was begun for their sake.
+    pub since_saved: u64,
+}
+
+/// What lies between batches and the disk.
+pub struct Journal {
+    link: Option<Link>,
+    /// Counters.
+    pub figures: Figures,
+    /// Which segments hold what.
+    pub segments: Segments,
+}
+
+/// The log and what is on its way to it.
+struct Link {
+    files: Files,
+    sync: Sync,
+    /// The log, unless a job has it.
+    wal: Option<Wal>,
+    queue: VecDeque<Record>,
+    queue_bytes: usize,
+    /// A second has passed since the last sync.
+    sync_due: bool,
+    synced: Nanos,
+    /// The last record is not yet confirmed by one behind it.
+    unconfirmed: bool,
+    /// Nothing was written since the last look.
+    idle: bool,
+    /// Keeps writes refused until then.
+    full: Option<Nanos>,
+    is_preparing: bool,
+    /// A segment that was made ready while a job had the log.
+    spare: Option<Spare>,
+    has_reserve: bool,
+    /// Segments below are not needed; 0: none are to be looked for.
+    recycle_below: u64,
+    /// The key that the log is to be sealed with from now on.
+    key: Option<Option<ActiveKey>>,
+}
+
+impl Link {
+    /// Gives the log the segment that was made ready for it.
+    fn adopt(&mut self) {
+        if let Some(wal) = &mut self.wal
+            && let Some(spare) = self.spare.take()
+        {
+            wal.adopt(spare);
+        }
+    }
+}
+
+impl Journal {
+    /// No disk: everything is in memory only.
+    pub fn absent() -> Journal {
+        Journal {
+            link: None,
+            figures: Figures::default(),
+            segments: Segments::default(),
+        }
+    }
+
+    /// A log that was begun.
+    pub fn open(
+        wal: Wal,
+        files: Files,
+        sync: Sync,
+        segments: Segments,
+        has_reserve: bool,
+    ) -> Journal {
+        Journal {
+            link: Some(Link {
+                files,
+                sync,
+                wal: Some(wal),
+                queue: VecDeque::new(),
+                queue_bytes: 0,
+                sync_due: false,
+                synced: 0,
+                unconfirmed: true,
+                idle: false,
+                full: None,
+                is_preparing: false,
+                spare: None,
+                has_reserve,
+                recycle_below: 0,
+                key: None,
+            }),
+            figures: Figures::default(),
+            segments,
+        }
+    }
+
+    /// Whether there is no disk.
+    pub fn is_absent(&self) -> bool {
+        self.link.is_none()
+    }
+
+    /// Whether a batch may be handed over now.
+    pub fn is_free(&self) -> bool {
+        self.link.as_ref().is_none_or(|link| match link.sync {
+            Sync::Always => link.wal.is_some() && link.queue.is_empty(),
+            Sync::EverySecond | Sync::Never => link.queue_bytes < BACKLOG_BYTES_MAX,
+        })
+    }
+
+    /// Whether everything handed over has been written.
+    pub fn is_at_rest(&self) -> bool {
+        self.link
+            .as_ref()
+            .is_none_or(|link| link.wal.is_some() && link.queue.is_empty())
+    }
+
+    /// Whether writes that take space are refused.
+    pub fn is_full(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.full.is_some())
+    }
+
+    /// Bytes that wait for the disk.
+    pub fn queued_bytes(&self) -> usize {
+        self.link.as_ref().map_or(0, |link| link.queue_bytes)
+    }
+
+    /// The log, while no job has it.
+    pub fn wal_mut(&mut self) -> Option<&mut Wal> {
+        self.link.as_mut()?.wal.as_mut()
+    }
+}
+
+/// Sends a record to the disk; whether its batch must wait for it.
+pub fn append(cx: &mut Cx<'_, Node>, payload: Vec<u8>, marks: Vec<(u16, u64)>) -> bool {
+    let Some(link) = &mut cx.app.journal.link else {
+        return false;
+    };
+    let is_awaited = link.sync == Sync::Always;
+    link.queue_bytes += payload.len();
+    link.queue.push_back(Record {
+        payload,
+        marks,
+        is_awaited,
+    });
+    pump(cx);
+    is_awaited
+}
+
+/// What a job made of the records it was given.
+struct Written {
+    wal: Wal,
+    /// Segments and marks of those that are in the log.
+    done: Vec<(u64, Record)>,
+    /// The others.
+    left: VecDeque<Record>,
+    synced: bool,
+    error: Option<io::Error>,
+}
+
+/// What the disk thread is asked to do.
+struct Task {
+    records: VecDeque<Record>,
+    sync: bool,
+    recycle_below: u64,
+    key: Option<Option<ActiveKey>>,
+}
+
+fn write(mut wal: Wal, task: Task) -> Written {
+    let (mut left, sync) = (task.records, task.sync);
+    let mut done = Vec::with_capacity(left.len());
+    let mut error = task.key.and_then(|key| wal.set_key(key).err());
+    let mut synced = false;
+    while error.is_none()
+        && let Some(record) = left.pop_front()
+    {
+        let is_last = left.is_empty();
+        match wal.append(&record.payload, sync && is_last) {
+            Ok(segment) => done.push((segment, record)),
+            Err(fault) => {
+                left.push_front(record);
+                error = Some(fault);
+            }
+        }
+        synced = sync && is_last;
+    }
+    if sync && !synced && error.is_none() {
+        error = wal.sync().err();
+        synced = error.is_none();
+    }
+    if task.recycle_below > 0 && error.is_none() {
+        error = wal.recycle(task.recycle_below).err();
+    }
+    Written {
+        wal,
+        done,
+        left,
+        synced,
+        error,
+    }
+}
+
+/// Gives the disk thread what waits, unless it is at work.
+fn pump(cx: &mut Cx<'_, Node>) {
+    let began = cx.net.clock();
+    let Some(link) = &mut cx.app.journal.link else {
+        return;
+    };
+    let has_task =
+        !link.queue.is_empty() || link.sync_due || link.recycle_below > 0 || link.key.is_some();
+    if !has_task {
+        return;
+    }
+    let Some(wal) = link.wal.take() else { return };
+    let is_due = std::mem::take(&mut link.sync_due);
+    let task = Task {
+        records: std::mem::take(&mut link.queue),
+        sync: link.sync == Sync::Always || is_due,
+        recycle_below: std::mem::take(&mut link.recycle_below),
+        key: link.key.take(),
+    };
+    link.idle = false;
+    cx.net.defer_to_disk(
+        move || write(wal, task),
+        move |cx, written| back(cx, written, began),
+    );
+}
+
+/// The log is back from the disk thread.
+fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
+    let now = cx.net.clock();
+    let took = now.saturating_sub(began);
+    let node = &mut *cx.app;
+    let at_seconds = node.at_ms / 1_000;
+    if let Some(threshold) = node.options.latency_threshold_ms
+        && took / 1_000_000 >= threshold
+    {
+        node.latency.record("disk", at_seconds, took / 1_000_000);
+    }
+    let journal = &mut node.journal;
+    let Some(link) = &mut journal.link else {
+        return;
+    };
+    let figures = &mut journal.figures;
+    (figures.writes, figures.last_ns) = (figures.writes + 1, took);
+    figures.max_ns = figures.max_ns.max(took);
+    link.wal = Some(written.wal);
+    link.adopt();
+    if written.synced {
+        link.synced = now;
+    }
+    let mut has_landed = false;
+    for (segment, record) in written.done {
+        figures.records += 1;
+        figures.bytes += record.payload.len() as u64;
+        figures.since_saved += record.payload.len() as u64;
+        link.queue_bytes -= record.payload.len();
+        link.unconfirmed = !record.payload.is_empty();
+        has_landed |= record.is_awaited;
+        journal.segments.note(segment, &record.marks);
+    }
+    if !written.left.is_empty() {
+        let later = std::mem::replace(&mut link.queue, written.left);
+        link.queue.extend(later);
+    }
+    match written.error {
+        Some(error) if is_full(&error) => {
+            out_of_space(cx, &error);
+            return;
+        }
+        Some(error) => return fail(cx, &error),
+        None => {}
+    }
+    if has_landed {
+        commit::land(cx);
+    }
+    pump(cx);
+}
+
+/// A write or a sync failed: nobody knows what is on the disk, so that the process ends.
+pub fn fail(cx: &mut Cx<'_, Node>, error: &io::Error) {
+    let text = format!(
+        "the disk failed: {error}; stopping, so that nothing is acknowledged that is not kept. \
+         What was acknowledged before is safe: look after the disk, then start again"
+    );
+    log::error!("{text}");
+    cx.app.fatal = Some(text);
+    cx.net.stop_now();
+}
+
+/// There is no space: writes are refused from now on, and the reserve is given up for what frees some.
+pub fn out_of_space(cx: &mut Cx<'_, Node>, error: &io::Error) {
+    let retry_at = cx.net.clock() + RETRY_NANOS;
+    let Some(link) = &mut cx.app.journal.link else {
+        return;
+    };
+    if link.full.replace(retry_at).is_none() {
+        log::error!(
+            "the disk is full ({error}): writes are refused until there is space; reads and deletes go on"
+        );
+    }
+    if std::mem::take(&mut link.has_reserve) {
+        let disk = link.files.disk.clone();
+        cx.net.defer_to_thread(
+            move || disk.remove(RESERVE),
+            |_, removed| {
+                if let Err(error) = removed {
+                    log::warn!("the reserve could not be given up: {error}");
+                }
+            },
+        );
+    }
+}
+
+/// Ten times a second: the second's sync, the confirming record, the next segment, a full disk.
+pub fn tend(cx: &mut Cx<'_, Node>) {
+    let now = cx.net.clock();
+    let Some(link) = &mut cx.app.journal.link else {
+        return;
+    };
+    if link.sync == Sync::EverySecond
+        && link.unconfirmed
+        && now.saturating_sub(link.synced) >= SECOND_NANOS
+    {
+        link.sync_due = true;
+    }
+    let is_idle = std::mem::replace(&mut link.idle, true);
+    if is_idle && link.unconfirmed && link.sync == Sync::Always && link.queue.is_empty() {
+        link.queue.push_back(Record {
+            payload: Vec::new(),
+            marks: Vec::new(),
+            is_awaited: false,
+        });
+    }
+    if link.full.is_none_or(|retry_at| retry_at <= now) {
+        pump(cx);
+        prepare(cx);
+    }
+}
+
+/// Seals what follows with this key.
+pub fn set_key(cx: &mut Cx<'_, Node>, key: Option<(u32, [u8; KEY_BYTES])>) {
+    if let Some(link) = &mut cx.app.journal.link {
+        link.key = Some(key.map(|(id, secret)| ActiveKey { id, secret }));
+        pump(cx);
+    }
+}
+
+/// Begins to write the log's last record; false when there is no log.
+pub fn close(cx: &mut Cx<'_, Node>) -> bool {
+    let Some(link) = &mut cx.app.journal.link else {
+        return false;
+    };
+    link.sync_due = true;
+    link.queue.push_back(Record {
+        payload: Vec::new(),
+        marks: Vec::new(),
+        is_awaited: false,
+    });
+    pump(cx);
+    true
+}
+
+/// Writes the reserve.
+pub fn make_reserve(disk: &dyn Disk) -> io::Result<()> {
+    let zeros = vec![0; PIECE_BYTES];
+    for piece in 0..RESERVE_BYTES / PIECE_BYTES as u64 {
+        disk.write(RESERVE, piece * PIECE_BYTES as u64, &zeros)?;
+    }
+    disk.sync(RESERVE)?;
+    disk.sync(DIRECTORY)
+}
+
+/// Removes segments that no shard needs any more.
+pub fn recycle(cx: &mut Cx<'_, Node>, saved: impl Fn(u16) -> u64) {
+    let below = cx.app.journal.segments.needed_from(saved);
+    if let Some(link) = &mut cx.app.journal.link {
+        link.recycle_below = below;
+        pump(cx);
+    }
+}
+
+/// Makes the next segment ready, if there is none, and the reserve, if it was given up.
+fn prepare(cx: &mut Cx<'_, Node>) {
+    let Some(link) = &mut cx.app.journal.link else {
+        return;
+    };
+    let wants_spare = link.wal.as_ref().is_some_and(Wal::wants_spare);
+    let wants_reserve = !link.has_reserve;
+    if link.is_preparing || !wants_spare && !wants_reserve {
+        return;
+    }
+    let plan = match &mut link.wal {
+        Some(wal) if wants_spare => Some(wal.plan_spare()),
+        _ => None,
+    };
+    link.is_preparing = true;
+    let disk = link.files.disk.clone();
+    cx.net.defer_to_thread(
+        move || {
+            let spare = plan.map(|plan| plan.make(&*disk)).transpose()?;
+            if wants_reserve {
+                make_reserve(&*disk)?;
+            }
+            Ok(spare)
+        },
+        move |cx, made: io::Result<_>| {
+            let Some(link) = &mut cx.app.journal.link else {
+                return;
+            };
+            link.is_preparing = false;
+            match made {
+                Ok(spare) => {
+                    link.has_reserve = true;
+                    link.spare = spare;
+                    link.adopt();
+                    if link.full.take().is_some() {
+                        log::info!("there is space on the disk again: writes are taken");
+                    }
+                    pump(cx);
+                }
+                Err(error) if is_full(&error) => out_of_space(cx, &error),
+                Err(error) => fail(cx, &error),
+            }
+        },
+    );
+}

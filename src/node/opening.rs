@@ -1,0 +1,84 @@
+//! Opening a data directory on the real disk: made if it is not there, locked, with its ring of keys.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::disk::Disk;
+use crate::disk::real::{Lock, RealDisk};
+use crate::disk::seal::{Entropy, KeyRing, require_private};
+
+use super::files::{Files, IDENTITY, Keys};
+
+/// Directory of the backups, in the data directory.
+const BACKUPS: &str = "backups";
+
+/// Opens a directory for a node; at `at_ms` (unix milliseconds), should a key have to be made. The directory is
+/// this process's own until the lock is dropped.
+///
+/// # Errors
+/// It cannot be made, opened or locked; the ring of keys cannot be read, is open to others, or is not there
+/// although there are data.
+pub fn open(directory: &Path, ring: Option<&Path>, at_ms: u64) -> Result<(Files, Lock), String> {
+    let shown = directory.display();
+    let fault = |error: io::Error| format!("{shown}: {error}");
+    let disk = RealDisk::open(directory).map_err(fault)?;
+    let lock = disk.try_lock().map_err(fault)?;
+    let backups = RealDisk::open(&directory.join(BACKUPS)).map_err(fault)?;
+    let is_new = !disk
+        .list()
+        .map_err(fault)?
+        .iter()
+        .any(|file| file.name == IDENTITY);
+    let keys = ring.map(|path| keys(path, is_new, at_ms)).transpose()?;
+    let files = Files {
+        disk: Arc::new(disk),
+        backups: Arc::new(backups),
+        keys,
+        entropy: kernel_entropy,
+    };
+    Ok((files, lock))
+}
+
+/// The ring in this file. It is made if it is not there and nothing can have been sealed yet.
+///
+/// # Errors
+/// It cannot be read or is open to others.
+pub fn keys(path: &Path, may_make: bool, at_ms: u64) -> Result<Keys, String> {
+    let shown = path.display();
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+        return Err(format!("{shown}: is no file name"));
+    };
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let disk = RealDisk::open(parent).map_err(|error| format!("{shown}: {error}"))?;
+    let ring = if path.exists() {
+        require_private(path)?;
+        KeyRing::open(&disk, name).map_err(|damage| damage.to_string())?
+    } else if may_make {
+        log::info!(
+            "made the ring of keys {shown}: keep a copy of it, nothing can be read without it"
+        );
+        KeyRing::create(&disk, name, at_ms, &mut kernel_entropy())
+            .map_err(|error| format!("{shown}: {error}"))?
+    } else {
+        return Err(format!(
+            "{shown}: there is no such ring of keys; one is made only together with new data"
+        ));
+    };
+    Ok(Keys {
+        disk: Arc::new(disk),
+        name: name.to_owned(),
+        ring: Arc::new(ring),
+    })
+}
+
+/// Random bytes from the kernel.
+pub fn kernel_entropy() -> Entropy {
+    Box::new(|bytes| {
+        // Without random numbers there is no safe key and no safe salt: nothing must be written.
+        getrandom::fill(bytes).expect("the kernel gives random numbers");
+    })
+}

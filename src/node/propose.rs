@@ -1,0 +1,458 @@
+//! From a command that writes to changes in the log.
+//!
+//! | command | becomes | decided |
+//! |---|---|---|
+//! | on one key | one change | when it is applied |
+//! | MSET, DEL, UNLINK, FLUSHALL | a change for each key or shard | when they are applied |
+//! | MSETNX, RENAME, COPY, BITOP | changes, after looking at their keys | now: their keys are latched |
+//! | EXEC | the changes of its commands, in one batch | as its commands are |
+//!
+//! See [`latch`](super::latch) for what is decided now. Within a transaction such a command must see what the
+//! commands before it will have done: then the transaction's changes are also made in an [`Overlay`], a
+//! small store that holds copies of the keys it is about.
+
+use std::collections::BTreeSet;
+
+use crate::command::data::{BitOperator, Command, Counted, Many};
+use crate::command::encode::Change;
+use crate::command::op::{Action, Encoding, Event, Op, Set, SetAnswer, SetExpiry};
+use crate::command::row::{Row, flag};
+use crate::reactor::id::ConnId;
+use crate::ring;
+use crate::store::{Entry, HashSeed, Store};
+use crate::wire::reply::{Dialect, Reply};
+use crate::wire::request::{Args, OwnedArgs};
+
+use super::client::Silence;
+use super::commit::{Answer, Changes, INNER, Item, NO_TOUCH, SILENT, TIMED, Work};
+use super::keyspace::{Keyspace, combine};
+use super::slowlog;
+use super::turn::{Next, Turn};
+use super::{Node, Stopping};
+
+/// Commands of one client that may be under way.
+const AWAITING_MAX: u32 = 4_096;
+/// Bytes that they may hold.
+const AWAITING_BYTES_MAX: usize = 1 << 20;
+/// Bytes that all clients may have proposed and not handed over: beyond, writers wait.
+const OPEN_BYTES_MAX: usize = 256 << 20;
+
+/// Why writes are refused while the disk is full.
+const NO_SPACE: &str =
+    "NOSPACE the disk is full: writes are refused until there is space; reads and deletes go on";
+/// Why writes are refused while the node stops.
+const STOPPING: &str = "ERR the node is stopping";
+
+impl Node {
+    /// Why writes are refused now; `takes_space`: those that add something.
+    pub fn refusal(&self, takes_space: bool) -> Option<&'static str> {
+        if self.stopping != Stopping::No {
+            return Some(STOPPING);
+        }
+        (takes_space && self.journal.is_full()).then_some(NO_SPACE)
+    }
+}
+
+/// Proposes a command of a client, outside of a transaction.
+pub fn command(
+    turn: &mut Turn<'_, '_, '_>,
+    row: &'static Row,
+    command: &Command<'_>,
+    args: Args<'_>,
+) -> Next {
+    let is_latched = is_decided_now(command);
+    if has_enough(turn) || is_latched && turn.client().awaiting > 0 {
+        return Next::Settle;
+    }
+    if let Some(text) = turn.node.refusal(row.is(flag::DENYOOM)) {
+        turn.reply.error(text);
+        return Next::Go;
+    }
+    if turn.node.commits.open_bytes() > OPEN_BYTES_MAX {
+        turn.node.latches.wait(turn.me, Vec::new(), false);
+        return Next::Latched;
+    }
+    if (is_latched || !turn.node.latches.is_empty()) && !latch(turn, slots(row, args), is_latched) {
+        return Next::Latched;
+    }
+    let mut proposal = Proposal::new(&mut turn.node.keyspace, turn.node.at_ms);
+    let work = proposal.work(command);
+    let flags = flags(turn);
+    push(turn, row, args, flags, work);
+    Next::Deferred
+}
+
+/// Puts a command that changes nothing behind the client's writes that are under way.
+pub fn behind(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
+    if has_enough(turn) {
+        return Next::Settle;
+    }
+    let flags = flags(turn);
+    let work = Work::Run(Box::new(OwnedArgs::copy(args)));
+    push(turn, row, args, flags, work);
+    Next::Deferred
+}
+
+/// Proposes the commands of a transaction. `watched` are keys that must stay as they are until then.
+pub fn transaction(
+    turn: &mut Turn<'_, '_, '_>,
+    exec: &'static Row,
+    parts: &[(&'static Row, Args<'_>, Option<Command<'_>>)],
+    watched: &[u16],
+) -> Next {
+    let decides = |(_, _, command): &(_, _, Option<Command<'_>>)| {
+        command.as_ref().is_some_and(is_decided_now)
+    };
+    let with_overlay = parts.iter().any(decides);
+    let mut all = watched.to_vec();
+    for (row, args, _) in parts {
+        if with_overlay || !turn.node.latches.is_empty() {
+            all.extend(slots(row, *args));
+        }
+    }
+    let is_latched = with_overlay || !watched.is_empty();
+    if (is_latched || !turn.node.latches.is_empty()) && !latch(turn, all, is_latched) {
+        return Next::Latched;
+    }
+    let flags = flags(turn) & !TIMED;
+    push_item(turn, exec, flags, Work::Exec(parts.len()), None);
+    let mut overlay = with_overlay.then(Overlay::new);
+    for (row, args, command) in parts {
+        let work = match command {
+            None => Work::Run(Box::new(OwnedArgs::copy(*args))),
+            Some(command) => {
+                let mut proposal = Proposal::new(&mut turn.node.keyspace, turn.node.at_ms);
+                proposal.overlay = overlay.take();
+                let work = proposal.work(command);
+                overlay = proposal.overlay;
+                work
+            }
+        };
+        push(turn, row, *args, flags | INNER, work);
+    }
+    Next::Deferred
+}
+
+/// Whether as much of this client is under way as may be.
+fn has_enough(turn: &mut Turn<'_, '_, '_>) -> bool {
+    let client = turn.client();
+    client.awaiting >= AWAITING_MAX || client.awaiting_bytes >= AWAITING_BYTES_MAX
+}
+
+/// Whether what a command changes depends on keys that it does not itself change one by one.
+fn is_decided_now(command: &Command<'_>) -> bool {
+    match command {
+        Command::One(_) => false,
+        Command::Many(many) => matches!(
+            many,
+            Many::Rename { .. }
+                | Many::Copy { .. }
+                | Many::BitOp { .. }
+                | Many::Set {
+                    only_if_none_exists: true,
+                    ..
+                }
+        ),
+    }
+}
+
+/// The slots of a command's keys.
+fn slots(row: &Row, args: Args<'_>) -> Vec<u16> {
+    row.keys
+        .positions(args.len())
+        .map(|at| ring::slot(args.at(at)))
+        .collect()
+}
+
+/// Whether the command at hand may have these slots now; if not, it waits for them.
+fn latch(turn: &mut Turn<'_, '_, '_>, slots: Vec<u16>, reserves: bool) -> bool {
+    let node = &mut *turn.node;
+    let is_free = |&slot: &u16| {
+        !node.latches.is_reserved(slot, turn.me) && (!reserves || node.commits.is_idle(slot))
+    };
+    if slots.iter().all(is_free) {
+        node.latches.release(turn.me, turn.net);
+        return true;
+    }
+    node.latches.wait(turn.me, slots, reserves);
+    false
+}
+
+fn flags(turn: &mut Turn<'_, '_, '_>) -> u8 {
+    let timed = if turn.quick { 0 } else { TIMED };
+    let client = turn.client();
+    let silent = if client.silence == Silence::Off {
+        0
+    } else {
+        SILENT
+    };
+    let no_touch = if client.no_touch { NO_TOUCH } else { 0 };
+    timed | silent | no_touch
+}
+
+fn push(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>, flags: u8, work: Work) {
+    let typed = (flags & TIMED != 0).then(|| Box::new(slowlog::shortened(args)));
+    push_item(turn, row, flags, work, typed);
+}
+
+fn push_item(
+    turn: &mut Turn<'_, '_, '_>,
+    row: &'static Row,
+    flags: u8,
+    work: Work,
+    typed: Option<Box<OwnedArgs>>,
+) {
+    let bytes = std::mem::take(&mut turn.request_bytes);
+    let client = turn.client();
+    client.awaiting += 1;
+    client.awaiting_bytes += bytes;
+    let conn: ConnId = turn.me;
+    let item = Item {
+        conn,
+        verb: row.verb,
+        flags,
+        work,
+        typed,
+    };
+    turn.node.commits.push(item, bytes);
+}
+
+/// What one command adds to the open entries of the shards.
+struct Proposal<'k> {
+    keyspace: &'k mut Keyspace,
+    at_ms: u64,
+    /// Within a transaction in which something is decided now.
+    overlay: Option<Overlay>,
+    /// Slots of the changes so far.
+    slots: Vec<u16>,
+}
+
+impl<'k> Proposal<'k> {
+    fn new(keyspace: &'k mut Keyspace, at_ms: u64) -> Self {
+        Proposal {
+            keyspace,
+            at_ms,
+            overlay: None,
+            slots: Vec::new(),
+        }
+    }
+
+    /// Proposes a command; what is to be done when its changes are durable.
+    fn work(&mut self, command: &Command<'_>) -> Work {
+        let many = match command {
+            Command::One(op) => {
+                self.see(op);
+                let slot = ring::slot(op.key);
+                self.keyspace.propose(slot, &Change::One(op.clone()));
+                return Work::Change { slot };
+            }
+            Command::Many(Many::Flush) => {
+                self.keyspace.propose_flush();
+                self.overlay.iter_mut().for_each(Overlay::flush);
+                return Work::Flush;
+            }
+            Command::Many(many) => many,
+        };
+        let answer = self.several(many);
+        Work::Changes(Box::new(Changes {
+            slots: std::mem::take(&mut self.slots),
+            answer,
+        }))
+    }
+
+    fn several(&mut self, many: &Many<'_>) -> Answer {
+        match *many {
+            Many::Set {
+                pairs,
+                only_if_none_exists,
+            } => self.set_all(pairs, only_if_none_exists),
+            Many::Count {
+                what: Counted::Del,
+                keys,
+            } => {
+                for key in keys.iter() {
+                    self.change(key, Action::Del);
+                }
+                Answer::Deleted
+            }
+            Many::Rename {
+                from,
+                to,
+                only_if_absent,
+            } => self.rename(from, to, only_if_absent),
+            Many::Copy { from, to, replace } => self.copy(from, to, replace),
+            Many::BitOp {
+                operator,
+                destination,
+                sources,
+            } => self.bit_op(operator, destination, sources),
+            _ => unreachable!("commands that read are not proposed"),
+        }
+    }
+
+    fn change(&mut self, key: &[u8], action: Action<'_>) {
+        let op = Op { key, action };
+        self.see(&op);
+        let slot = ring::slot(key);
+        self.slots.push(slot);
+        self.keyspace.propose(slot, &Change::One(op));
+    }
+
+    /// Makes a change visible to the commands behind it in the same transaction.
+    fn see(&mut self, op: &Op<'_>) {
+        if let Some(overlay) = &mut self.overlay {
+            overlay.apply(op, self.keyspace, self.at_ms);
+        }
+    }
+
+    /// What is stored under `key`, as it will be when this command is applied.
+    fn lookup(&self, key: &[u8]) -> Option<Entry<'_>> {
+        let seen = self.overlay.as_ref().filter(|overlay| overlay.knows(key));
+        match seen {
+            Some(overlay) => overlay.store.lookup(key, self.at_ms),
+            None => self.keyspace.lookup(key, self.at_ms),
+        }
+    }
+
+    /// The same, owned, so that it can be put elsewhere.
+    fn taken(&self, key: &[u8]) -> Option<(Vec<u8>, Option<u64>, Encoding)> {
+        let entry = self.lookup(key)?;
+        Some((entry.value.to_vec(), entry.expire_at_ms, entry.encoding))
+    }
+
+    fn exists(&self, key: &[u8]) -> bool {
+        self.lookup(key).is_some()
+    }
+
+    fn set_all(&mut self, pairs: Args<'_>, only_if_none_exists: bool) -> Answer {
+        let mut keys = pairs.iter().step_by(2);
+        if only_if_none_exists && keys.any(|key| self.exists(key)) {
+            return Answer::Int(0);
+        }
+        for (key, value) in pairs.iter().step_by(2).zip(pairs.iter().skip(1).step_by(2)) {
+            let set = Set {
+                value,
+                expiry: SetExpiry::Clear,
+                condition: None,
+                answer: SetAnswer::Silent,
+            };
+            self.change(key, Action::Set(set));
+        }
+        match only_if_none_exists {
+            true => Answer::Int(1),
+            false => Answer::Ok,
+        }
+    }
+
+    fn rename(&mut self, from: &[u8], to: &[u8], only_if_absent: bool) -> Answer {
+        let Some((value, expire_at_ms, encoding)) = self.taken(from) else {
+            return Answer::Error("ERR no such key".to_owned());
+        };
+        if only_if_absent && self.exists(to) {
+            return Answer::Int(0);
+        }
+        if from != to {
+            let event = Event::RenameFrom;
+            self.change(from, Action::Remove { event });
+            let put = Action::Put {
+                value: &value,
+                expire_at_ms,
+                encoding,
+                event: Event::RenameTo,
+            };
+            self.change(to, put);
+        }
+        match only_if_absent {
+            true => Answer::Int(1),
+            false => Answer::Ok,
+        }
+    }
+
+    fn copy(&mut self, from: &[u8], to: &[u8], replace: bool) -> Answer {
+        let Some((value, expire_at_ms, encoding)) = self.taken(from) else {
+            return Answer::Int(0);
+        };
+        if !replace && self.exists(to) {
+            return Answer::Int(0);
+        }
+        let put = Action::Put {
+            value: &value,
+            expire_at_ms,
+            encoding,
+            event: Event::CopyTo,
+        };
+        self.change(to, put);
+        Answer::Int(1)
+    }
+
+    fn bit_op(&mut self, operator: BitOperator, destination: &[u8], sources: Args<'_>) -> Answer {
+        let value_of = |key| self.taken(key).map_or_else(Vec::new, |(value, ..)| value);
+        let values: Vec<Vec<u8>> = sources.iter().map(value_of).collect();
+        let values: Vec<&[u8]> = values.iter().map(Vec::as_slice).collect();
+        let combined = combine(operator, &values);
+        let action = match combined.is_empty() {
+            true => Action::Del,
+            false => Action::Put {
+                value: &combined,
+                expire_at_ms: None,
+                encoding: Encoding::Raw,
+                event: Event::Set,
+            },
+        };
+        self.change(destination, action);
+        Answer::Int(combined.len() as i64)
+    }
+}
+
+/// What the keys of a transaction will be after the commands so far.
+struct Overlay {
+    store: Store,
+    /// Keys that have been copied into it, or were changed in it.
+    known: BTreeSet<Box<[u8]>>,
+    /// A FLUSHALL came before: what is not known is not there.
+    flushed: bool,
+}
+
+impl Overlay {
+    fn new() -> Overlay {
+        Overlay {
+            // It lives for one command and holds a handful of keys: no secret is needed.
+            store: Store::new(HashSeed(0, 0)),
+            known: BTreeSet::new(),
+            flushed: false,
+        }
+    }
+
+    fn knows(&self, key: &[u8]) -> bool {
+        self.flushed || self.known.contains(key)
+    }
+
+    fn flush(&mut self) {
+        *self = Overlay {
+            flushed: true,
+            ..Overlay::new()
+        };
+    }
+
+    fn apply(&mut self, op: &Op<'_>, keyspace: &Keyspace, at_ms: u64) {
+        let mut unread = Vec::new();
+        let mut reply = Reply::new(&mut unread, Dialect::Resp2);
+        if !self.knows(op.key)
+            && let Some(entry) = keyspace.lookup(op.key, at_ms)
+        {
+            let put = Action::Put {
+                value: entry.value,
+                expire_at_ms: entry.expire_at_ms,
+                encoding: entry.encoding,
+                event: Event::Set,
+            };
+            let copy = Op {
+                key: op.key,
+                action: put,
+            };
+            self.store.apply(&copy, at_ms, &mut reply);
+        }
+        self.known.insert(op.key.into());
+        self.store.apply(op, at_ms, &mut reply);
+    }
+}

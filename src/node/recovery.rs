@@ -1,0 +1,408 @@
+//! Start: from the files of a directory to a node that answers.
+//!
+//! ```text
+//!   whose directory? ─▶ snapshots, several at once ─▶ log, from its oldest segment ─▶ new segment ─▶ ready
+//!   (identity)          (pool threads)                (one thread)                    (synced first)
+//! ```
+//!
+//! The node listens from the beginning and answers `-LOADING` until it is ready; how far it is, the log and
+//! INFO tell. Nothing is served from files alone: what the log's last records hold is first written again, to
+//! the new segment, because nobody knows whether it was ever synced. Until then nothing in the directory is
+//! changed but leftovers, so that a crash at any point finds what was there before.
+//!
+//! Damage ends the start: which file, where, and what is wrong. A torn last record is no damage: it was never
+//! acknowledged; it is told of and left out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::disk::Damage;
+use crate::disk::image::read::ImageReader;
+use crate::disk::image::write::ImageWriter;
+use crate::disk::wal::replay::{self, End};
+use crate::disk::wal::writer::Wal;
+use crate::disk::wal::{ActiveKey, SEGMENT_BYTES, is_full};
+use crate::reactor::app::Cx;
+use crate::shard::meta::{CONTINUES, Meta};
+use crate::shard::recovery::Recovery;
+use crate::shard::section;
+use crate::store::HashSeed;
+
+use super::files::{self, Files, IDENTITY, RESERVE};
+use super::journal::{self, Journal, Segments};
+use super::keyspace::Keyspace;
+use super::saving::Saving;
+use super::{Node, commit};
+
+/// How often the log tells how far loading is.
+const REPORT: Duration = Duration::from_secs(1);
+
+/// How far loading is; threads add to it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes of files that are to be read.
+    pub bytes_total: AtomicU64,
+    /// Those that have been.
+    pub bytes_read: AtomicU64,
+    /// Entries loaded from snapshots.
+    pub keys: AtomicU64,
+}
+
+impl Progress {
+    /// Parts of a hundred.
+    pub fn percent(&self) -> u64 {
+        let total = self.bytes_total.load(Ordering::Relaxed).max(1);
+        (self.bytes_read.load(Ordering::Relaxed) * 100 / total).min(100)
+    }
+}
+
+/// What is being loaded.
+pub struct Loading {
+    /// How far it is.
+    pub progress: Arc<Progress>,
+    files: Files,
+    /// Snapshots that are not loaded yet.
+    left: usize,
+    shards: Vec<Option<Recovery>>,
+}
+
+/// What the directory holds.
+struct Found {
+    /// The newest snapshot of each shard that has one.
+    snapshots: BTreeMap<u16, String>,
+    bytes: u64,
+    has_reserve: bool,
+}
+
+/// Begins to load.
+pub fn begin(cx: &mut Cx<'_, Node>, files: Files) {
+    let shards = cx.app.options.shards;
+    let (id, disk) = (cx.app.run_id.clone(), files.clone());
+    let progress = Arc::new(Progress::default());
+    cx.app.loading = Some(Loading {
+        progress,
+        files,
+        left: 0,
+        shards: Vec::new(),
+    });
+    cx.net.call_later(REPORT, report);
+    cx.net
+        .defer_to_thread(move || find(&disk, shards, &id), found);
+}
+
+fn report(cx: &mut Cx<'_, Node>) {
+    if let Some(loading) = &cx.app.loading {
+        let keys = loading.progress.keys.load(Ordering::Relaxed);
+        log::info!("loading: {} %, {keys} keys", loading.progress.percent());
+        cx.net.call_later(REPORT, report);
+    }
+}
+
+fn find(files: &Files, shards: u16, id: &str) -> Result<Found, Damage> {
+    let disk = &*files.disk;
+    let unreadable = |error: std::io::Error| Damage::new("the directory", 0, error.to_string());
+    let listed = disk.list().map_err(unreadable)?;
+    match listed.iter().any(|file| file.name == IDENTITY) {
+        true => check_identity(files, shards)?,
+        false if listed.iter().any(|file| is_data(&file.name)) => {
+            let reason = "missing, although there are data; restore the directory from a backup";
+            return Err(Damage::new(IDENTITY, 0, reason));
+        }
+        false => write_identity(files, shards, id).map_err(unreadable)?,
+    }
+    let mut found = Found {
+        snapshots: BTreeMap::new(),
+        bytes: 0,
+        has_reserve: listed.iter().any(|file| file.name == RESERVE),
+    };
+    let mut newest: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
+    for file in &listed {
+        if let Some((shard, index)) = files::parse_snapshot_name(&file.name) {
+            let entry = newest.entry(shard).or_insert((index, file.bytes));
+            *entry = (*entry).max((index, file.bytes));
+        } else if file.name.starts_with("wal-") {
+            found.bytes += file.bytes;
+        }
+    }
+    for (shard, (index, bytes)) in newest {
+        found.bytes += bytes;
+        found
+            .snapshots
+            .insert(shard, files::snapshot_name(shard, index));
+    }
+    Ok(found)
+}
+
+fn is_data(name: &str) -> bool {
+    name.starts_with("wal-") || files::parse_snapshot_name(name).is_some_and(|_| true)
+}
+
+/// The identity is an image without blocks: what it says of itself is all.
+fn write_identity(files: &Files, shards: u16, id: &str) -> std::io::Result<()> {
+    let text = format!("shards {shards}\nnode {id}\n");
+    let mut entropy = (files.entropy)();
+    let disk = Arc::clone(&files.disk);
+    let writer = ImageWriter::create(disk, IDENTITY, None, &mut entropy, text.as_bytes())?;
+    writer.finish().map(drop)
+}
+
+fn check_identity(files: &Files, shards: u16) -> Result<(), Damage> {
+    let (mut reader, meta) = ImageReader::open(Arc::clone(&files.disk), IDENTITY, &|_| None)?;
+    reader.next(&mut Vec::new())?;
+    let text = String::from_utf8_lossy(&meta);
+    let stored = text
+        .lines()
+        .find_map(|line| line.strip_prefix("shards ")?.parse::<u16>().ok());
+    match stored {
+        Some(stored) if stored == shards => Ok(()),
+        Some(stored) => {
+            let reason = format!("these data are cut into {stored} shards; say --shards {stored}");
+            Err(Damage::new(IDENTITY, 0, reason))
+        }
+        None => Err(Damage::new(
+            IDENTITY,
+            0,
+            "does not say how many shards there are",
+        )),
+    }
+}
+
+/// The directory has been looked at: every shard is put together on its own.
+fn found(cx: &mut Cx<'_, Node>, found: Result<Found, Damage>) {
+    let found = match found {
+        Ok(found) => found,
+        Err(damage) => return refuse(cx, &damage),
+    };
+    let (count, seed) = (cx.app.options.shards, cx.app.hash_seed);
+    let Some(loading) = &mut cx.app.loading else {
+        return;
+    };
+    if let Some(shard) = found.snapshots.keys().find(|&&shard| shard >= count) {
+        let damage = Damage::new(&found.snapshots[shard], 0, "there is no such shard");
+        return refuse(cx, &damage);
+    }
+    let total = &loading.progress.bytes_total;
+    total.store(found.bytes, Ordering::Relaxed);
+    loading.left = found.snapshots.len();
+    loading.shards = (0..count)
+        .map(|number| {
+            let has_snapshot = found.snapshots.contains_key(&number);
+            (!has_snapshot).then(|| Recovery::new(number, seed))
+        })
+        .collect();
+    cx.app.has_reserve = found.has_reserve;
+    if found.snapshots.is_empty() {
+        return replay(cx);
+    }
+    for (number, name) in found.snapshots {
+        let Some(loading) = &cx.app.loading else {
+            return;
+        };
+        let (files, progress) = (loading.files.clone(), Arc::clone(&loading.progress));
+        cx.net
+            .defer_to_thread(move || load(&files, number, &name, seed, &progress), loaded);
+    }
+}
+
+/// Loads a snapshot.
+fn load(
+    files: &Files,
+    number: u16,
+    name: &str,
+    seed: HashSeed,
+    progress: &Progress,
+) -> Result<Recovery, Damage> {
+    let damage = |reason: String| Damage::new(name, 0, reason);
+    let disk = Arc::clone(&files.disk);
+    let (mut reader, meta) = ImageReader::open(disk, name, &|id| files.secret(id))?;
+    let meta = Meta::decode(&meta).map_err(damage)?;
+    let [part] = meta.parts[..] else {
+        return Err(damage("holds more than one shard".to_owned()));
+    };
+    if part.shard != number {
+        return Err(damage(format!("holds shard {}", part.shard)));
+    }
+    let mut recovery = Recovery::new(number, seed);
+    recovery.begin_from(part.applied, part.state);
+    let (mut block, mut whole) = (Vec::new(), Vec::new());
+    let (mut keys, mut position) = (0, 0);
+    while let Some(tag) = reader.next(&mut block)? {
+        whole.extend_from_slice(&block);
+        if tag & CONTINUES == 0 {
+            let loaded = recovery.load(&whole).map_err(damage)? as u64;
+            keys += loaded;
+            progress.keys.fetch_add(loaded, Ordering::Relaxed);
+            whole.clear();
+        }
+        let taken = reader.position() - std::mem::replace(&mut position, reader.position());
+        progress.bytes_read.fetch_add(taken, Ordering::Relaxed);
+    }
+    if keys != part.keys {
+        return Err(damage(format!("{keys} keys instead of {}", part.keys)));
+    }
+    Ok(recovery)
+}
+
+fn loaded(cx: &mut Cx<'_, Node>, recovery: Result<Recovery, Damage>) {
+    let recovery = match recovery {
+        Ok(recovery) => recovery,
+        Err(damage) => return refuse(cx, &damage),
+    };
+    let Some(loading) = &mut cx.app.loading else {
+        return;
+    };
+    let number = usize::from(recovery.number());
+    loading.shards[number] = Some(recovery);
+    loading.left -= 1;
+    if loading.left == 0 {
+        replay(cx);
+    }
+}
+
+/// All shards with what the log says of them.
+struct Replayed {
+    shards: Vec<Recovery>,
+    end: End,
+    segments: Segments,
+    /// Index of each shard's snapshot.
+    saved: Vec<u64>,
+}
+
+/// All snapshots are loaded: the log is gone through.
+fn replay(cx: &mut Cx<'_, Node>) {
+    let Some(loading) = &mut cx.app.loading else {
+        return;
+    };
+    let shards: Vec<Recovery> = loading.shards.drain(..).flatten().collect();
+    let (files, progress) = (loading.files.clone(), Arc::clone(&loading.progress));
+    cx.net
+        .defer_to_thread(move || read_log(&files, shards, &progress), replayed);
+}
+
+fn read_log(
+    files: &Files,
+    mut shards: Vec<Recovery>,
+    progress: &Progress,
+) -> Result<Replayed, Damage> {
+    let saved = shards.iter().map(Recovery::index).collect();
+    let mut segments = Segments::default();
+    let mut marks = Vec::new();
+    let end = replay::replay(&*files.disk, &|id| files.secret(id), &mut |record| {
+        marks.clear();
+        for section in section::read(record.payload)? {
+            let shard = shards
+                .get_mut(usize::from(section.shard))
+                .ok_or_else(|| format!("there is no shard {}", section.shard))?;
+            shard.section(&section)?;
+            if let Some(last) = section.entries.last() {
+                marks.push((section.shard, last.index));
+            }
+        }
+        segments.note(record.segment, &marks);
+        let bytes = record.payload.len() as u64;
+        progress.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    })?;
+    for shard in &shards {
+        shard
+            .check()
+            .map_err(|reason| Damage::new("the log", 0, reason))?;
+    }
+    Ok(Replayed {
+        shards,
+        end,
+        segments,
+        saved,
+    })
+}
+
+/// Everything is in memory: the log goes on in a new segment.
+fn replayed(cx: &mut Cx<'_, Node>, replayed: Result<Replayed, Damage>) {
+    let replayed = match replayed {
+        Ok(replayed) => replayed,
+        Err(damage) => return refuse(cx, &damage),
+    };
+    if let Some(torn) = &replayed.end.torn {
+        log::warn!(
+            "{} ends in a torn record at byte {}: it was never acknowledged and is left out",
+            torn.file,
+            torn.offset
+        );
+    }
+    let mut record = Vec::new();
+    let mut at_ms = 0;
+    let mut shards = Vec::with_capacity(replayed.shards.len());
+    for recovery in replayed.shards {
+        recovery.write_tail(&mut record);
+        at_ms = at_ms.max(recovery.at_ms());
+        shards.push(recovery.finish());
+    }
+    cx.app.stamp(at_ms);
+    cx.app.keyspace = Keyspace::of(shards);
+    let at_ms = cx.app.at_ms;
+    cx.app.keyspace.hand_over_all(at_ms, &mut record);
+    let marks = cx.app.keyspace.marks();
+    let Some(loading) = &cx.app.loading else {
+        return;
+    };
+    let files = loading.files.clone();
+    let (end, mut segments, saved) = (replayed.end, replayed.segments, replayed.saved);
+    cx.net.defer_to_disk(
+        move || {
+            let key = files
+                .active_key()
+                .map(|(id, secret)| ActiveKey { id, secret });
+            let disk = Arc::clone(&files.disk);
+            let mut wal = Wal::begin(disk, key, (files.entropy)(), &end, SEGMENT_BYTES)?;
+            let segment = wal.append(&record, true)?;
+            segments.note(segment, &marks);
+            Ok((wal, files, segments, saved))
+        },
+        ready,
+    );
+}
+
+type Begun = std::io::Result<(Wal, Files, Segments, Vec<u64>)>;
+
+/// The first record of the new segment is durable.
+fn ready(cx: &mut Cx<'_, Node>, begun: Begun) {
+    let (wal, files, segments, saved) = match begun {
+        Ok(begun) => begun,
+        Err(error) if is_full(&error) => {
+            let text =
+                format!("the disk is full ({error}): there must be space for the log to start");
+            return stop(cx, text);
+        }
+        Err(error) => return journal::fail(cx, &error),
+    };
+    let node = &mut *cx.app;
+    node.keyspace.persisted();
+    node.keyspace.settle();
+    let (sync, at_ms) = (node.options.sync, node.at_ms);
+    node.journal = Journal::open(wal, files.clone(), sync, segments, node.has_reserve);
+    node.saving = Saving::open(files, saved, at_ms);
+    node.loading = None;
+    let took_ms = cx.net.clock().saturating_sub(node.started) / 1_000_000;
+    log::info!(
+        "ready: {} keys, loaded in {took_ms} ms",
+        node.keyspace.len()
+    );
+    commit::hand_over(cx);
+}
+
+/// The data cannot be loaded.
+fn refuse(cx: &mut Cx<'_, Node>, damage: &Damage) {
+    let text = format!(
+        "the data cannot be loaded: {damage}. Nothing was changed; `marline check` tells what is whole, \
+         `marline restore` brings back a backup"
+    );
+    stop(cx, text);
+}
+
+fn stop(cx: &mut Cx<'_, Node>, text: String) {
+    log::error!("{text}");
+    cx.app.fatal = Some(text);
+    cx.net.stop_now();
+}

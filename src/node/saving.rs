@@ -1,0 +1,461 @@
+//! Snapshots and backups: images of the shards, made in slices while commands go on.
+//!
+//! ```text
+//!   begin: the stores note the moment ─▶ a slice a turn: entries as they were then ─▶ blocks
+//!          (an entry that is changed meanwhile is copied first)                         │ pool thread
+//!   done ◀─ old snapshots and segments of the log go ◀─ renamed, durable ◀─ compressed, sealed, written
+//! ```
+//!
+//! A snapshot holds one shard, so that the log is shortened a piece at a time; a backup holds all of them as
+//! they were at one moment. Snapshots are begun when the log has grown ([`snapshot-log-size`]), for the shards
+//! that hold its oldest segment; when a shard was changed and not saved for long ([`snapshot-interval`]); after
+//! a rotation of keys; and by SAVE and BGSAVE.
+//!
+//! One image is made at a time. If the disk is full it is given up and begun again later; any other error ends
+//! the process.
+//!
+//! [`snapshot-log-size`]: crate::config::Options::snapshot_log_bytes
+//! [`snapshot-interval`]: crate::config::Options::snapshot_interval
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::disk::image::write::ImageWriter;
+use crate::disk::wal::is_full;
+use crate::disk::{DIRECTORY, Disk};
+use crate::reactor::app::Cx;
+use crate::reactor::id::ConnId;
+use crate::reactor::timer::Nanos;
+use crate::shard::meta::{CONTINUES, Meta};
+
+use super::files::{self, Files};
+use super::session::{Message, Said};
+use super::{Node, journal};
+
+/// Entries that one turn looks at.
+const SLICE_ENTRIES: usize = 1_000;
+/// Bytes of a block before it is compressed.
+const BLOCK_BYTES: usize = 256 << 10;
+/// Bytes that may wait for the pool thread before no more are gathered.
+const AHEAD_BYTES_MAX: usize = 4 << 20;
+/// How long after a failure nothing is tried.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// What a client hears whose snapshot or backup could not be made.
+const FAILED: &str = "ERR saving failed, the log tells why; nothing that was acknowledged is lost";
+
+/// What is being made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    /// A snapshot of a shard, up to this index.
+    Snapshot(u16, u64),
+    /// A backup of this name.
+    Backup(String),
+}
+
+/// An image under way.
+struct Active {
+    target: Target,
+    /// Shards still to be gone through; the first is the one at hand.
+    shards: VecDeque<u16>,
+    /// Blocks that wait for the writer.
+    blocks: VecDeque<(u32, Vec<u8>)>,
+    bytes: usize,
+    /// The writer, unless a job has it.
+    writer: Option<ImageWriter>,
+    began: Nanos,
+    keys: u64,
+}
+
+/// What came of the last image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether it failed.
+    pub failed: bool,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+    /// Its bytes.
+    pub bytes: u64,
+    /// Entries in it.
+    pub keys: u64,
+}
+
+/// Snapshots: what there is, what is to come.
+pub struct Saving {
+    files: Option<Files>,
+    /// By shard: up to which index it is in a snapshot, and since when (milliseconds).
+    saved: Vec<(u64, u64)>,
+    /// Shards whose turn will come.
+    queue: BTreeSet<u16>,
+    backups: VecDeque<(String, ConnId)>,
+    active: Option<Active>,
+    /// Who waits for all that is queued.
+    waiting: Vec<ConnId>,
+    paused_until: Nanos,
+    /// When everything was last saved, unix milliseconds.
+    pub saved_ms: u64,
+    /// Writes that there had been when that was begun.
+    pub saved_writes: u64,
+    /// What came of the last image.
+    pub last: Outcome,
+}
+
+impl Saving {
+    /// Nothing is saved.
+    pub fn absent() -> Saving {
+        Saving {
+            files: None,
+            saved: Vec::new(),
+            queue: BTreeSet::new(),
+            backups: VecDeque::new(),
+            active: None,
+            waiting: Vec::new(),
+            paused_until: 0,
+            saved_ms: 0,
+            saved_writes: 0,
+            last: Outcome::default(),
+        }
+    }
+
+    /// Goes on behind snapshots up to these indices, by shard.
+    pub fn open(files: Files, saved: Vec<u64>, at_ms: u64) -> Saving {
+        Saving {
+            files: Some(files),
+            saved: saved.into_iter().map(|index| (index, at_ms)).collect(),
+            saved_ms: at_ms,
+            ..Saving::absent()
+        }
+    }
+
+    /// The files, unless everything is in memory only.
+    pub fn files(&self) -> Option<&Files> {
+        self.files.as_ref()
+    }
+
+    /// The files, to change the keys that new ones are sealed with.
+    pub fn files_mut(&mut self) -> Option<&mut Files> {
+        self.files.as_mut()
+    }
+
+    /// Whether an image is being made or waits to be.
+    pub fn is_busy(&self) -> bool {
+        self.active.is_some() || !self.queue.is_empty() || !self.backups.is_empty()
+    }
+
+    /// Shards that wait for their snapshot.
+    pub fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Asks for snapshots of all shards.
+    pub fn queue_all(&mut self) {
+        self.queue = (0..self.saved.len() as u16).collect();
+        self.paused_until = 0;
+    }
+
+    /// Lets a client wait until everything queued is saved.
+    pub fn wait(&mut self, conn: ConnId) {
+        self.waiting.push(conn);
+    }
+
+    /// Asks for a backup; the client waits for it.
+    pub fn queue_backup(&mut self, name: String, conn: ConnId) {
+        self.backups.push_back((name, conn));
+    }
+}
+
+/// Ten times a second: queues what is due and begins what is queued.
+pub fn tend(cx: &mut Cx<'_, Node>) {
+    if cx.app.saving.files.is_none() || cx.app.is_loading() {
+        return;
+    }
+    queue_due(cx.app);
+    begin(cx);
+}
+
+fn queue_due(node: &mut Node) {
+    let saving = &mut node.saving;
+    let is_changed =
+        |shard: u16, saved: u64| node.keyspace.shards()[usize::from(shard)].applied().index > saved;
+    let log_bytes_max = node.options.snapshot_log_bytes.max(saving.last.bytes);
+    let is_log_long = node.journal.figures.since_saved >= log_bytes_max;
+    let interval = node
+        .options
+        .snapshot_interval
+        .map(|time| time.as_millis() as u64);
+    for (shard, &(saved, since_ms)) in (0..).zip(&saving.saved) {
+        let is_old = interval.is_some_and(|ms| node.at_ms.saturating_sub(since_ms) >= ms);
+        if (is_log_long || is_old) && is_changed(shard, saved) {
+            saving.queue.insert(shard);
+        }
+    }
+    if is_log_long {
+        node.journal.figures.since_saved = 0;
+    }
+}
+
+/// Begins the next image, if none is under way.
+fn begin(cx: &mut Cx<'_, Node>) {
+    let now = cx.net.clock();
+    let node = &mut *cx.app;
+    if node.saving.active.is_some() || now < node.saving.paused_until {
+        return;
+    }
+    let Some(files) = node.saving.files.clone() else {
+        return;
+    };
+    let (target, shards, disk) = if let Some((name, _)) = node.saving.backups.front() {
+        let all = (0..node.keyspace.shards().len() as u16).collect();
+        (Target::Backup(name.clone()), all, files.backups.clone())
+    } else if let Some(shard) = node.saving.queue.pop_first() {
+        let index = node.keyspace.shards()[usize::from(shard)].applied().index;
+        let shards = VecDeque::from([shard]);
+        (Target::Snapshot(shard, index), shards, files.disk.clone())
+    } else {
+        return answer_waiting(cx, &Said::Ok);
+    };
+    let name = match &target {
+        Target::Snapshot(shard, index) => files::snapshot_name(*shard, *index),
+        Target::Backup(name) => name.clone(),
+    };
+    let meta = moment(node, &shards);
+    let keys = meta.parts.iter().map(|part| part.keys).sum();
+    node.saving.active = Some(Active {
+        target,
+        shards,
+        blocks: VecDeque::new(),
+        bytes: 0,
+        writer: None,
+        began: now,
+        keys,
+    });
+    let create = move || {
+        let (key, mut entropy) = (files.active_key(), (files.entropy)());
+        ImageWriter::create(disk, &name, key, &mut entropy, &meta.encode())
+    };
+    cx.net.defer_to_thread(create, written);
+    cx.net.call_later(Duration::ZERO, slice);
+}
+
+/// Notes the moment in the stores of these shards; what the image says of it.
+fn moment(node: &mut Node, shards: &VecDeque<u16>) -> Meta {
+    let all = node.keyspace.shards().len() as u16;
+    let part = |&number: &u16| {
+        let shard = node.keyspace.shard_mut(number);
+        shard.store_mut().begin_image();
+        shard.part()
+    };
+    Meta {
+        shards: all,
+        parts: shards.iter().map(part).collect(),
+    }
+}
+
+/// One turn's share of the image.
+fn slice(cx: &mut Cx<'_, Node>) {
+    let node = &mut *cx.app;
+    let Some(active) = &mut node.saving.active else {
+        return;
+    };
+    if let Some(&number) = active.shards.front() {
+        let store = node.keyspace.shard_mut(number).store_mut();
+        let is_done = store.advance_image(SLICE_ENTRIES);
+        while store.image_bytes() >= BLOCK_BYTES || is_done && store.image_bytes() > 0 {
+            active.add(number, store.take_image(BLOCK_BYTES));
+        }
+        if is_done {
+            active.shards.pop_front();
+            let dropped = store.take_dropped();
+            node.keyspace.add_dropped(dropped);
+        }
+    }
+    let goes_on = !active.shards.is_empty();
+    let is_ahead = active.bytes >= AHEAD_BYTES_MAX;
+    feed(cx);
+    if goes_on && !is_ahead {
+        cx.net.call_later(Duration::ZERO, slice);
+    }
+}
+
+impl Active {
+    /// Adds entries of a shard; a block that is too large for the format goes in pieces.
+    fn add(&mut self, shard: u16, block: Vec<u8>) {
+        self.bytes += block.len();
+        let mut rest = block;
+        while rest.len() > AHEAD_BYTES_MAX {
+            let tail = rest.split_off(AHEAD_BYTES_MAX);
+            self.blocks.push_back((u32::from(shard) | CONTINUES, rest));
+            rest = tail;
+        }
+        self.blocks.push_back((u32::from(shard), rest));
+    }
+}
+
+/// Gives the writer what has gathered, if it is there.
+fn feed(cx: &mut Cx<'_, Node>) {
+    let Some(active) = &mut cx.app.saving.active else {
+        return;
+    };
+    if active.blocks.is_empty() && !active.shards.is_empty() {
+        return;
+    }
+    let Some(mut writer) = active.writer.take() else {
+        return;
+    };
+    if active.blocks.is_empty() {
+        return cx.net.defer_to_thread(move || writer.finish(), finished);
+    }
+    let blocks = std::mem::take(&mut active.blocks);
+    let write = move || {
+        for (tag, raw) in &blocks {
+            writer.block(*tag, raw)?;
+        }
+        Ok(writer)
+    };
+    cx.net.defer_to_thread(write, written);
+}
+
+/// The writer is back.
+fn written(cx: &mut Cx<'_, Node>, outcome: io::Result<ImageWriter>) {
+    let writer = match outcome {
+        Ok(writer) => writer,
+        Err(error) => return give_up(cx, &error),
+    };
+    let Some(active) = &mut cx.app.saving.active else {
+        return;
+    };
+    let was_ahead = active.bytes >= AHEAD_BYTES_MAX;
+    active.writer = Some(writer);
+    active.bytes = active.blocks.iter().map(|(_, raw)| raw.len()).sum();
+    let goes_on = was_ahead && !active.shards.is_empty();
+    if goes_on {
+        cx.net.call_later(Duration::ZERO, slice);
+    } else {
+        feed(cx);
+    }
+}
+
+/// The image is published.
+fn finished(cx: &mut Cx<'_, Node>, outcome: io::Result<u64>) {
+    let bytes = match outcome {
+        Ok(bytes) => bytes,
+        Err(error) => return give_up(cx, &error),
+    };
+    let now = cx.net.clock();
+    let node = &mut *cx.app;
+    let Some(active) = node.saving.active.take() else {
+        return;
+    };
+    let took_ms = now.saturating_sub(active.began) / 1_000_000;
+    node.saving.last = Outcome {
+        failed: false,
+        took_ms,
+        bytes,
+        keys: active.keys,
+    };
+    match active.target {
+        Target::Snapshot(shard, index) => {
+            log::debug!(
+                "saved shard {shard} up to entry {index}: {} keys, {bytes} bytes, {took_ms} ms",
+                active.keys
+            );
+            node.saving.saved[usize::from(shard)] = (index, node.at_ms);
+            tidy(cx, shard, index);
+        }
+        Target::Backup(name) => {
+            log::info!(
+                "made the backup {name}: {} keys, {bytes} bytes, {took_ms} ms",
+                active.keys
+            );
+            if let Some((_, conn)) = node.saving.backups.pop_front() {
+                cx.net.post(conn, Message::Say(Said::Ok));
+            }
+        }
+    }
+    if node_is_saved(cx.app) {
+        cx.app.saving.saved_ms = cx.app.at_ms;
+        cx.app.saving.saved_writes = cx.app.touched.writes;
+    }
+    begin(cx);
+}
+
+/// Removes what a new snapshot makes needless.
+fn tidy(cx: &mut Cx<'_, Node>, shard: u16, index: u64) {
+    let saved: Vec<u64> = cx
+        .app
+        .saving
+        .saved
+        .iter()
+        .map(|&(index, _)| index)
+        .collect();
+    journal::recycle(cx, |shard| saved[usize::from(shard)]);
+    let Some(files) = &cx.app.saving.files else {
+        return;
+    };
+    let disk = Arc::clone(&files.disk);
+    cx.net.defer_to_thread(
+        move || remove_older(&*disk, shard, index),
+        |cx, removed: io::Result<()>| {
+            if let Err(error) = removed {
+                journal::fail(cx, &error);
+            }
+        },
+    );
+}
+
+fn remove_older(disk: &dyn Disk, shard: u16, index: u64) -> io::Result<()> {
+    for file in disk.list()? {
+        let is_older = files::parse_snapshot_name(&file.name)
+            .is_some_and(|(of, at)| of == shard && at < index);
+        if is_older {
+            disk.remove(&file.name)?;
+        }
+    }
+    disk.sync(DIRECTORY)
+}
+
+/// The image under way cannot be made now.
+fn give_up(cx: &mut Cx<'_, Node>, error: &io::Error) {
+    let now = cx.net.clock();
+    let node = &mut *cx.app;
+    let Some(active) = node.saving.active.take() else {
+        return;
+    };
+    for &number in &active.shards {
+        let store = node.keyspace.shard_mut(number).store_mut();
+        store.abandon_image();
+        let dropped = store.take_dropped();
+        node.keyspace.add_dropped(dropped);
+    }
+    if !is_full(error) {
+        return journal::fail(cx, error);
+    }
+    log::warn!("saving was given up: {error}; it is tried again");
+    node.saving.last.failed = true;
+    node.saving.paused_until = now + PAUSE.as_nanos() as Nanos;
+    match active.target {
+        Target::Snapshot(shard, _) => drop(node.saving.queue.insert(shard)),
+        Target::Backup(_) => {
+            if let Some((_, conn)) = node.saving.backups.pop_front() {
+                cx.net
+                    .post(conn, Message::Say(Said::Error(FAILED.to_owned())));
+            }
+        }
+    }
+    answer_waiting(cx, &Said::Error(FAILED.to_owned()));
+    journal::out_of_space(cx, error);
+}
+
+/// Tells those who wait how it ended.
+fn answer_waiting(cx: &mut Cx<'_, Node>, said: &Said) {
+    for conn in cx.app.saving.waiting.drain(..) {
+        cx.net.post(conn, Message::Say(said.clone()));
+    }
+}
+
+/// Whether no snapshot is asked for any more.
+fn node_is_saved(node: &Node) -> bool {
+    node.saving.active.is_none() && node.saving.queue.is_empty()
+}
