@@ -30,6 +30,8 @@ pub struct Recovery {
     store: Store,
     applied: Applying,
     state: HardState,
+    /// The term of the last section.
+    log_term: u64,
     /// Entries behind the applied one, contiguous.
     tail: VecDeque<RaftEntry>,
     /// Replies that nobody reads.
@@ -44,6 +46,7 @@ impl Recovery {
             store: Store::new(seed),
             applied: Applying::default(),
             state: HardState::default(),
+            log_term: 0,
             tail: VecDeque::new(),
             unread: Vec::new(),
         }
@@ -70,10 +73,14 @@ impl Recovery {
         for entry in &section.entries {
             self.entry(entry)?;
         }
-        if section.state.term < self.state.term {
+        if section.state.term < self.log_term {
             return Err(self.wrong("the term went back"));
         }
-        self.state = section.state;
+        self.log_term = section.state.term;
+        // What is older than the snapshot says less than the snapshot.
+        if section.state.term >= self.state.term {
+            self.state = section.state;
+        }
         let commit = section.state.commit;
         if commit > self.last() {
             return Err(self.wrong(&format!(
