@@ -1,0 +1,1 @@
+def scan(o): pass
