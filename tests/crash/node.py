@@ -38,6 +38,11 @@ class Node:
             self.disk = FaultyDisk(files, self.home / "faults", tears=not self.stand_in)
         self.server = None
 
+    @staticmethod
+    def of_stand_in():
+        """Whether the server under test is Redis."""
+        return pathlib.Path(marline_binary()).resolve() == STAND_IN
+
     def launch(self):
         environment = {**(self.disk.environment() if self.disk else {}), "RUST_BACKTRACE": "1"}
         self.server = Server(self.binary, self.options, data=self.data, environment=environment).launch()
