@@ -59,9 +59,9 @@ def verdict(met):
 
 # speed
 
-def redis_benchmark(port, command, pipeline, requests, *more):
+def redis_benchmark(port, command, pipeline, requests, *more, connections=CONNECTIONS):
     said = subprocess.run(
-        ["taskset", "-c", CLIENT_CORE, "redis-benchmark", "-p", str(port), "-c", str(CONNECTIONS), "-q", "--csv",
+        ["taskset", "-c", CLIENT_CORE, "redis-benchmark", "-p", str(port), "-c", str(connections), "-q", "--csv",
          "-n", str(requests), "-P", str(pipeline), "-t", command.lower(), *more],
         capture_output=True, text=True, timeout=300, check=True).stdout
     return float(re.search(rf'"{command}","([\d.]+)"', said).group(1))

@@ -45,11 +45,12 @@ def free_port():
 class Server:
     """One running server process; use it with `with`."""
 
-    def __init__(self, binary=None, options=(), data="none", prefix=()):
+    def __init__(self, binary=None, options=(), data="none", prefix=(), environment=None):
         self.binary = str(binary or marline_binary())
         self.options = [str(option) for option in options]
-        self.data = data
+        self.data = str(data)
         self.prefix = list(prefix)
+        self.environment = environment and {**os.environ, **environment}
         self.host = "127.0.0.1"
         self.port = free_port()
         self.process = None
@@ -58,13 +59,19 @@ class Server:
         return [*self.prefix, self.binary, "--port", str(port or self.port),
                 "--bind", bind or self.host, "--data", self.data, *self.options]
 
-    def start(self):
+    def launch(self):
+        """Start the process and do not wait until it answers."""
         self.home = tempfile.mkdtemp(prefix="marline-test-")
         self.log = open(os.path.join(self.home, "log"), "w+b")
         self.process = subprocess.Popen(
-            self.command(), cwd=self.home, stdin=subprocess.DEVNULL,
+            self.command(), cwd=self.home, stdin=subprocess.DEVNULL, env=self.environment,
             stdout=self.log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + START_SECONDS
+        return self
+
+    def start(self, seconds=START_SECONDS):
+        """Start the process and wait until it answers, which it does once its data is loaded."""
+        self.launch()
+        deadline = time.monotonic() + seconds
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 text = self.log_text()
@@ -87,6 +94,11 @@ class Server:
     def log_text(self):
         self.log.flush()
         return pathlib.Path(self.log.name).read_text(errors="replace")[-4000:]
+
+    def kill(self):
+        """End the process as `kill -9` does, or find that it is gone; its directory of data stays."""
+        self.process.kill()
+        self.process.wait()
 
     def stop(self):
         if self.process and self.process.poll() is None:
