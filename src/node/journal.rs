@@ -26,7 +26,7 @@ use crate::disk::seal::KEY_BYTES;
 use crate::disk::wal::spares::Spare;
 use crate::disk::wal::writer::Wal;
 use crate::disk::wal::{ActiveKey, is_full};
-use crate::disk::{DIRECTORY, Disk};
+use crate::disk::{DIRECTORY, Disk, FileInfo};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 
@@ -140,6 +140,8 @@ struct Link {
     sync: Sync,
     /// The log, unless a job has it.
     wal: Option<Wal>,
+    /// Whether the log was begun: on a full disk it cannot be.
+    has_begun: bool,
     queue: VecDeque<Record>,
     queue_bytes: usize,
     /// A second has passed since the last sync.
@@ -182,19 +184,14 @@ impl Journal {
         }
     }
 
-    /// A log that was begun.
-    pub fn open(
-        wal: Wal,
-        files: Files,
-        sync: Sync,
-        segments: Segments,
-        has_reserve: bool,
-    ) -> Journal {
+    /// A log that is to be begun, behind these segments.
+    pub fn open(files: Files, sync: Sync, segments: Segments) -> Journal {
         Journal {
             link: Some(Link {
                 files,
                 sync,
-                wal: Some(wal),
+                wal: None,
+                has_begun: false,
                 queue: VecDeque::new(),
                 queue_bytes: 0,
                 sync_due: false,
@@ -204,7 +201,7 @@ impl Journal {
                 full: None,
                 is_preparing: false,
                 spare: None,
-                has_reserve,
+                has_reserve: false,
                 recycle_below: 0,
                 key: None,
             }),
@@ -230,7 +227,7 @@ impl Journal {
     pub fn is_at_rest(&self) -> bool {
         self.link
             .as_ref()
-            .is_none_or(|link| link.wal.is_some() && link.queue.is_empty())
+            .is_none_or(|link| !link.has_begun || link.wal.is_some() && link.queue.is_empty())
     }
 
     /// Whether writes that take space are refused.
@@ -246,6 +243,26 @@ impl Journal {
     /// The log, while no job has it.
     pub fn wal_mut(&mut self) -> Option<&mut Wal> {
         self.link.as_mut()?.wal.as_mut()
+    }
+}
+
+/// The log was begun; its first record is in this segment.
+pub fn begin(cx: &mut Cx<'_, Node>, wal: Wal, segment: u64, marks: &[(u16, u64)]) {
+    let journal = &mut cx.app.journal;
+    journal.segments.note(segment, marks);
+    if let Some(link) = &mut journal.link {
+        link.wal = Some(wal);
+        link.has_begun = true;
+    }
+    enough_space(cx);
+}
+
+/// Writes are taken again, if they were refused.
+fn enough_space(cx: &mut Cx<'_, Node>) {
+    if let Some(link) = &mut cx.app.journal.link
+        && link.full.take().is_some()
+    {
+        log::info!("there is space on the disk again: writes are taken");
     }
 }
 
@@ -466,7 +483,7 @@ pub fn set_key(cx: &mut Cx<'_, Node>, key: Option<(u32, [u8; KEY_BYTES])>) {
 
 /// Begins to write the log's last record; false when there is no log.
 pub fn close(cx: &mut Cx<'_, Node>) -> bool {
-    let Some(link) = &mut cx.app.journal.link else {
+    let Some(link) = (cx.app.journal.link.as_mut()).filter(|link| link.has_begun) else {
         return false;
     };
     link.sync_due = true;
@@ -479,8 +496,12 @@ pub fn close(cx: &mut Cx<'_, Node>) -> bool {
     true
 }
 
-/// Writes the reserve.
+/// Writes the reserve, unless it is there.
 pub fn make_reserve(disk: &dyn Disk) -> io::Result<()> {
+    let is_there = |file: &FileInfo| file.name == RESERVE && file.bytes == RESERVE_BYTES;
+    if disk.list()?.iter().any(is_there) {
+        return Ok(());
+    }
     let zeros = vec![0; PIECE_BYTES];
     for piece in 0..RESERVE_BYTES / PIECE_BYTES as u64 {
         disk.write(RESERVE, piece * PIECE_BYTES as u64, &zeros)?;
@@ -505,7 +526,8 @@ fn prepare(cx: &mut Cx<'_, Node>) {
     };
     let wants_spare = link.wal.as_ref().is_some_and(Wal::wants_spare);
     let wants_reserve = !link.has_reserve;
-    if link.is_preparing || !wants_spare && !wants_reserve {
+    let is_wanted = wants_spare || wants_reserve;
+    if link.is_preparing || !link.has_begun || !is_wanted {
         return;
     }
     let plan = match &mut link.wal {
@@ -532,9 +554,7 @@ fn prepare(cx: &mut Cx<'_, Node>) {
                     link.has_reserve = true;
                     link.spare = spare;
                     link.adopt();
-                    if link.full.take().is_some() {
-                        log::info!("there is space on the disk again: writes are taken");
-                    }
+                    enough_space(cx);
                     pump(cx);
                 }
                 Err(error) if is_full(&error) => out_of_space(cx, &error),

@@ -129,7 +129,6 @@ pub struct Node {
     saving: Saving,
     /// While data are being loaded.
     loading: Option<Loading>,
-    has_reserve: bool,
     /// Why the process must end with an error.
     fatal: Option<String>,
     stopping: Stopping,
@@ -187,7 +186,6 @@ impl Node {
             journal: Journal::absent(),
             saving: Saving::absent(),
             loading: None,
-            has_reserve: false,
             fatal: None,
             stopping: Stopping::No,
             files: None,

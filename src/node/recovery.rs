@@ -14,16 +14,18 @@
 //! acknowledged; it is told of and left out.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::disk::Damage;
 use crate::disk::image::read::ImageReader;
 use crate::disk::image::write::ImageWriter;
+use crate::disk::publish::is_temporary;
 use crate::disk::wal::replay::{self, End};
 use crate::disk::wal::writer::Wal;
 use crate::disk::wal::{ActiveKey, SEGMENT_BYTES, is_full};
+use crate::disk::{DIRECTORY, Damage};
 use crate::reactor::app::Cx;
 use crate::shard::meta::{CONTINUES, Meta};
 use crate::shard::recovery::Recovery;
@@ -73,7 +75,6 @@ struct Found {
     /// The newest snapshot of each shard that has one.
     snapshots: BTreeMap<u16, String>,
     bytes: u64,
-    has_reserve: bool,
 }
 
 /// Begins to load.
@@ -102,7 +103,7 @@ fn report(cx: &mut Cx<'_, Node>) {
 
 fn find(files: &Files, shards: u16, id: &str) -> Result<Found, Damage> {
     let disk = &*files.disk;
-    let unreadable = |error: std::io::Error| Damage::new("the directory", 0, error.to_string());
+    let unreadable = |error: io::Error| Damage::new("the directory", 0, error.to_string());
     let listed = disk.list().map_err(unreadable)?;
     match listed.iter().any(|file| file.name == IDENTITY) {
         true => check_identity(files, shards)?,
@@ -112,10 +113,12 @@ fn find(files: &Files, shards: u16, id: &str) -> Result<Found, Damage> {
         }
         false => write_identity(files, shards, id).map_err(unreadable)?,
     }
+    for file in listed.iter().filter(|file| is_temporary(&file.name)) {
+        disk.remove(&file.name).map_err(unreadable)?;
+    }
     let mut found = Found {
         snapshots: BTreeMap::new(),
         bytes: 0,
-        has_reserve: listed.iter().any(|file| file.name == RESERVE),
     };
     let mut newest: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
     for file in &listed {
@@ -140,7 +143,7 @@ fn is_data(name: &str) -> bool {
 }
 
 /// The identity is an image without blocks: what it says of itself is all.
-fn write_identity(files: &Files, shards: u16, id: &str) -> std::io::Result<()> {
+fn write_identity(files: &Files, shards: u16, id: &str) -> io::Result<()> {
     let text = format!("shards {shards}\nnode {id}\n");
     let mut entropy = (files.entropy)();
     let disk = Arc::clone(&files.disk);
@@ -192,7 +195,6 @@ fn found(cx: &mut Cx<'_, Node>, found: Result<Found, Damage>) {
             (!has_snapshot).then(|| Recovery::new(number, seed))
         })
         .collect();
-    cx.app.has_reserve = found.has_reserve;
     if found.snapshots.is_empty() {
         return replay(cx);
     }
@@ -348,48 +350,94 @@ fn replayed(cx: &mut Cx<'_, Node>, replayed: Result<Replayed, Damage>) {
         return;
     };
     let files = loading.files.clone();
-    let (end, mut segments, saved) = (replayed.end, replayed.segments, replayed.saved);
-    cx.net.defer_to_disk(
-        move || {
-            let key = files
-                .active_key()
-                .map(|(id, secret)| ActiveKey { id, secret });
-            let disk = Arc::clone(&files.disk);
-            let mut wal = Wal::begin(disk, key, (files.entropy)(), &end, SEGMENT_BYTES)?;
-            let segment = wal.append(&record, true)?;
-            segments.note(segment, &marks);
-            Ok((wal, files, segments, saved))
-        },
-        ready,
-    );
+    cx.app.journal = Journal::open(files.clone(), cx.app.options.sync, replayed.segments);
+    cx.app.saving = Saving::open(files.clone(), replayed.saved, cx.app.at_ms);
+    let first = First {
+        files,
+        end: replayed.end,
+        record,
+        marks,
+    };
+    begin_log(cx, first);
 }
 
-type Begun = std::io::Result<(Wal, Files, Segments, Vec<u64>)>;
+/// What the log begins with, behind what was read.
+struct First {
+    files: Files,
+    end: End,
+    record: Vec<u8>,
+    marks: Vec<(u16, u64)>,
+}
 
-/// The first record of the new segment is durable.
-fn ready(cx: &mut Cx<'_, Node>, begun: Begun) {
-    let (wal, files, segments, saved) = match begun {
-        Ok(begun) => begun,
-        Err(error) if is_full(&error) => {
-            let text =
-                format!("the disk is full ({error}): there must be space for the log to start");
-            return stop(cx, text);
+impl First {
+    /// The log, with the first record of its new segment durable; and the number of that segment.
+    fn write(&self) -> io::Result<(Wal, u64)> {
+        let files = &self.files;
+        let key = files.active_key();
+        let key = key.map(|(id, secret)| ActiveKey { id, secret });
+        let disk = Arc::clone(&files.disk);
+        let mut wal = Wal::begin(disk, key, (files.entropy)(), &self.end, SEGMENT_BYTES)?;
+        let segment = wal.append(&self.record, true)?;
+        Ok((wal, segment))
+    }
+
+    /// The same; if the disk is full, the reserve is given up for it.
+    fn write_somehow(&self) -> io::Result<(Wal, u64)> {
+        match self.write() {
+            Err(error) if is_full(&error) && has_reserve(&self.files)? => {
+                self.files.disk.remove(RESERVE)?;
+                self.files.disk.sync(DIRECTORY)?;
+                self.write()
+            }
+            begun => begun,
         }
-        Err(error) => return journal::fail(cx, &error),
+    }
+}
+
+fn has_reserve(files: &Files) -> io::Result<bool> {
+    Ok(files.disk.list()?.iter().any(|file| file.name == RESERVE))
+}
+
+fn begin_log(cx: &mut Cx<'_, Node>, first: First) {
+    let job = move || {
+        let begun = first.write_somehow();
+        (first, begun)
     };
+    cx.net
+        .defer_to_disk(job, |cx, (first, begun)| log_begun(cx, first, begun));
+}
+
+/// The first record of the new segment is durable, or there is no space for it: then everything read is
+/// (the log saw to it), so that it can be read, but nothing can be written until there is space.
+fn log_begun(cx: &mut Cx<'_, Node>, first: First, begun: io::Result<(Wal, u64)>) {
+    match begun {
+        Ok((wal, segment)) => {
+            journal::begin(cx, wal, segment, &first.marks);
+            ready(cx);
+            commit::hand_over(cx);
+        }
+        Err(error) if is_full(&error) => {
+            journal::out_of_space(cx, &error);
+            ready(cx);
+            cx.net.call_later(REPORT, |cx| begin_log(cx, first));
+        }
+        Err(error) => journal::fail(cx, &error),
+    }
+}
+
+/// Everything is in memory.
+fn ready(cx: &mut Cx<'_, Node>) {
     let node = &mut *cx.app;
+    if node.loading.take().is_none() {
+        return;
+    }
     node.keyspace.persisted();
     node.keyspace.settle();
-    let (sync, at_ms) = (node.options.sync, node.at_ms);
-    node.journal = Journal::open(wal, files.clone(), sync, segments, node.has_reserve);
-    node.saving = Saving::open(files, saved, at_ms);
-    node.loading = None;
     let took_ms = cx.net.clock().saturating_sub(node.started) / 1_000_000;
     log::info!(
         "ready: {} keys, loaded in {took_ms} ms",
         node.keyspace.len()
     );
-    commit::hand_over(cx);
 }
 
 /// The data cannot be loaded.
