@@ -84,19 +84,6 @@ impl Segments {
         self.last.front().map_or(0, |(number, _)| *number)
     }
 
-    /// The shards that hold the oldest segment back.
-    pub fn holders(&self, saved: impl Fn(u16) -> u64) -> Vec<u16> {
-        let oldest = self
-            .last
-            .front()
-            .into_iter()
-            .flat_map(|(_, of_shard)| of_shard);
-        oldest
-            .filter(|&(&shard, &index)| index > saved(shard))
-            .map(|(&shard, _)| shard)
-            .collect()
-    }
-
     /// How many there are.
     pub fn len(&self) -> usize {
         self.last.len()
@@ -184,8 +171,8 @@ impl Journal {
         }
     }
 
-    /// A log that is to be begun, behind these segments.
-    pub fn open(files: Files, sync: Sync, segments: Segments) -> Journal {
+    /// A log that is to be begun, behind these segments, of which so many bytes had to be read.
+    pub fn open(files: Files, sync: Sync, segments: Segments, bytes: u64) -> Journal {
         Journal {
             link: Some(Link {
                 files,
@@ -205,7 +192,10 @@ impl Journal {
                 recycle_below: 0,
                 key: None,
             }),
-            figures: Figures::default(),
+            figures: Figures {
+                since_saved: bytes,
+                ..Figures::default()
+            },
             segments,
         }
     }

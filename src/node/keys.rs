@@ -57,7 +57,7 @@ pub fn rotate(turn: &mut Turn<'_, '_, '_>) -> Next {
                     }
                     let key = cx.app.saving.files().and_then(Files::active_key);
                     journal::set_key(cx, key);
-                    cx.app.saving.queue_all();
+                    cx.app.saving.queue_all_anew();
                     log::info!("sealing with key {id} from now on; everything is saved anew");
                     Said::Bulk(id.to_string().into_bytes())
                 }

@@ -270,6 +270,8 @@ struct Replayed {
     segments: Segments,
     /// Index of each shard's snapshot.
     saved: Vec<u64>,
+    /// Bytes of records.
+    log_bytes: u64,
 }
 
 /// All snapshots are loaded: the log is gone through.
@@ -291,6 +293,7 @@ fn read_log(
     let saved = shards.iter().map(Recovery::index).collect();
     let mut segments = Segments::default();
     let mut marks = Vec::new();
+    let mut log_bytes = 0;
     let end = replay::replay(&*files.disk, &|id| files.secret(id), &mut |record| {
         marks.clear();
         for section in section::read(record.payload)? {
@@ -304,6 +307,7 @@ fn read_log(
         }
         segments.note(record.segment, &marks);
         let bytes = record.payload.len() as u64;
+        log_bytes += bytes;
         progress.bytes_read.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     })?;
@@ -317,6 +321,7 @@ fn read_log(
         end,
         segments,
         saved,
+        log_bytes,
     })
 }
 
@@ -350,7 +355,8 @@ fn replayed(cx: &mut Cx<'_, Node>, replayed: Result<Replayed, Damage>) {
         return;
     };
     let files = loading.files.clone();
-    cx.app.journal = Journal::open(files.clone(), cx.app.options.sync, replayed.segments);
+    let (sync, bytes) = (cx.app.options.sync, replayed.log_bytes);
+    cx.app.journal = Journal::open(files.clone(), sync, replayed.segments, bytes);
     cx.app.saving = Saving::open(files.clone(), replayed.saved, cx.app.at_ms);
     let first = First {
         files,

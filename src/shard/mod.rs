@@ -116,17 +116,27 @@ impl Shard {
         }
     }
 
-    /// Adds a change to what the next batch proposes.
-    pub fn propose(&mut self, change: &Change<'_>) {
+    /// Adds an operation to what the next batch proposes.
+    pub fn propose(&mut self, op: &Op<'_>) {
+        self.begin_entry();
+        encode::encode_op(op, &mut self.open);
+    }
+
+    /// Adds to what the next batch proposes that the shard is emptied.
+    pub fn propose_flush(&mut self) {
+        self.begin_entry();
+        encode::encode(&Change::Flush, &mut self.open);
+    }
+
+    fn begin_entry(&mut self) {
         if self.open.is_empty() {
             self.open.resize(STAMP_BYTES, 0);
         }
-        encode::encode(change, &mut self.open);
     }
 
-    /// Bytes proposed since the last batch.
-    pub fn open_bytes(&self) -> usize {
-        self.open.len()
+    /// Whether anything was proposed since the last batch.
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
     }
 
     /// Proposes what has gathered as one entry of the time `at_ms`, and appends to `record`, if there is one, what
