@@ -72,8 +72,8 @@ pub struct Loading {
 
 /// What the directory holds.
 struct Found {
-    /// The newest snapshot of each shard that has one.
-    snapshots: BTreeMap<u16, String>,
+    /// Name and length of the newest snapshot of each shard that has one.
+    snapshots: BTreeMap<u16, (String, u64)>,
     bytes: u64,
 }
 
@@ -131,9 +131,8 @@ fn find(files: &Files, shards: u16, id: &str) -> Result<Found, Damage> {
     }
     for (shard, (index, bytes)) in newest {
         found.bytes += bytes;
-        found
-            .snapshots
-            .insert(shard, files::snapshot_name(shard, index));
+        let name = files::snapshot_name(shard, index);
+        found.snapshots.insert(shard, (name, bytes));
     }
     Ok(found)
 }
@@ -183,7 +182,7 @@ fn found(cx: &mut Cx<'_, Node>, found: Result<Found, Damage>) {
         return;
     };
     if let Some(shard) = found.snapshots.keys().find(|&&shard| shard >= count) {
-        let damage = Damage::new(&found.snapshots[shard], 0, "there is no such shard");
+        let damage = Damage::new(&found.snapshots[shard].0, 0, "there is no such shard");
         return refuse(cx, &damage);
     }
     let total = &loading.progress.bytes_total;
@@ -198,7 +197,7 @@ fn found(cx: &mut Cx<'_, Node>, found: Result<Found, Damage>) {
     if found.snapshots.is_empty() {
         return replay(cx);
     }
-    for (number, name) in found.snapshots {
+    for (number, (name, bytes)) in found.snapshots {
         let Some(loading) = &cx.app.loading else {
             return;
         };
@@ -212,7 +211,7 @@ fn found(cx: &mut Cx<'_, Node>, found: Result<Found, Damage>) {
 fn load(
     files: &Files,
     number: u16,
-    name: &str,
+    (name, bytes): (&str, u64),
     seed: HashSeed,
     progress: &Progress,
 ) -> Result<Recovery, Damage> {
@@ -227,7 +226,9 @@ fn load(
         return Err(damage(format!("holds shard {}", part.shard)));
     }
     let mut recovery = Recovery::new(number, seed);
-    recovery.begin_from(part.applied, part.state);
+    // An entry takes a byte at the very least; what a file says is believed no further.
+    let keys = part.keys.min(bytes) as usize;
+    recovery.begin_from(part.applied, part.state, keys);
     let (mut block, mut whole) = (Vec::new(), Vec::new());
     let (mut keys, mut position) = (0, 0);
     while let Some(tag) = reader.next(&mut block)? {
