@@ -202,8 +202,10 @@ fn found(cx: &mut Cx<'_, Node>, found: Result<Found, Damage>) {
             return;
         };
         let (files, progress) = (loading.files.clone(), Arc::clone(&loading.progress));
-        cx.net
-            .defer_to_thread(move || load(&files, number, &name, seed, &progress), loaded);
+        cx.net.defer_to_thread(
+            move || load(&files, number, (&name, bytes), seed, &progress),
+            loaded,
+        );
     }
 }
 
