@@ -155,7 +155,7 @@ impl Keyspace {
             let shard = &mut self.shards[index];
             while let Some(applied) = shard.apply_next(&mut reply, |_, _| {}) {
                 if let Applied::Flushed(dropped) = applied {
-                    self.dropped.push(dropped);
+                    self.dropped.push(*dropped);
                 }
             }
             shard.set_settled(u64::MAX);
@@ -182,7 +182,7 @@ impl Keyspace {
             let mut unread = Vec::new();
             let mut reply = Reply::new(&mut unread, Dialect::Resp2);
             if let Some(Applied::Flushed(dropped)) = shard.apply_next(&mut reply, |_, _| {}) {
-                self.dropped.push(dropped);
+                self.dropped.push(*dropped);
             }
         }
     }

@@ -52,8 +52,9 @@ const OPEN_BYTES_FIRST: usize = 64 << 10;
 pub enum Applied {
     /// An operation on a key.
     One(Effect),
-    /// Everything is gone; the caller drops what there was where it hurts nobody.
-    Flushed(Dropped),
+    /// Everything is gone; the caller drops what there was where it hurts nobody. In a box: this is what
+    /// every change returns.
+    Flushed(Box<Dropped>),
 }
 
 /// A contiguous run of slots, its log, and what is stored under them.
@@ -246,7 +247,7 @@ impl Shard {
                 touched(op.key, effect);
                 Applied::One(effect)
             }
-            Change::Flush => Applied::Flushed(self.store.clear()),
+            Change::Flush => Applied::Flushed(Box::new(self.store.clear())),
         };
         let _ = entry.changes.split_to(used);
         if entry.changes.is_empty() {
