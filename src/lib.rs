@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!            main.rs            argv -> role (node | cli)
-//!  L6   node/  cli/             where everything meets: sessions, keyspace, admin; the client tool
+//!  L7   node/  cli/             where everything meets: sessions, keyspace, admin; the client tool
+//!  L6   data/                   the data directory of a node: its files, whose they are, how they are opened
 //!  L5   shard/                  one replicated piece of the key space: the place where the log will sit
 //!  L3   store/                  deterministic apply(command, at) -> reply
 //!  L2   command/                the command table; args <-> Command
@@ -29,5 +30,7 @@ pub mod store;
 // L5
 pub mod shard;
 // L6
+pub mod data;
+// L7
 pub mod cli;
 pub mod node;

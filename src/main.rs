@@ -13,9 +13,10 @@ use std::process::exit;
 
 use marline::config::Options;
 use marline::config::values::{self, Values};
+use marline::data::files::Files;
+use marline::data::opening;
 use marline::disk::real::Lock;
-use marline::node::files::Files;
-use marline::node::{self, Node, opening};
+use marline::node::{self, Node};
 use marline::reactor::backend::Backend;
 use marline::reactor::mio_backend::MioBackend;
 use signal_hook::consts::{SIGINT, SIGTERM};

@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use crate::config::Sync;
+use crate::data::files::{Files, RESERVE, RESERVE_BYTES};
 use crate::disk::seal::KEY_BYTES;
 use crate::disk::wal::spares::Spare;
 use crate::disk::wal::writer::Wal;
@@ -30,7 +31,6 @@ use crate::disk::{DIRECTORY, Disk, FileInfo};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 
-use super::files::{Files, RESERVE, RESERVE_BYTES};
 use super::{Node, commit};
 
 /// How long a full disk is left alone before it is tried again.

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use crate::data::files::{Files, Keys};
 use crate::disk::header::{HEADER_BYTES, Header, Kind};
 use crate::disk::{Damage, Disk};
 
-use super::files::{Files, Keys};
 use super::journal;
 use super::session::{Message, Said};
 use super::turn::{Answer, Next, Turn, Wait};

@@ -19,8 +19,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::data::files::{self, Files, IDENTITY, RESERVE};
+use crate::data::identity::{self, Identity};
 use crate::disk::image::read::ImageReader;
-use crate::disk::image::write::ImageWriter;
 use crate::disk::publish::is_temporary;
 use crate::disk::wal::replay::{self, End};
 use crate::disk::wal::writer::Wal;
@@ -32,7 +33,6 @@ use crate::shard::recovery::Recovery;
 use crate::shard::section;
 use crate::store::HashSeed;
 
-use super::files::{self, Files, IDENTITY, RESERVE};
 use super::journal::{self, Journal, Segments};
 use super::keyspace::Keyspace;
 use super::saving::Saving;
@@ -111,7 +111,12 @@ fn find(files: &Files, shards: u16, id: &str) -> Result<Found, Damage> {
             let reason = "missing, although there are data; restore the directory from a backup";
             return Err(Damage::new(IDENTITY, 0, reason));
         }
-        false => write_identity(files, shards, id).map_err(unreadable)?,
+        false => {
+            let node = id.to_owned();
+            let identity = Identity { shards, node };
+            let disk = Arc::clone(&files.disk);
+            identity::write(disk, &mut (files.entropy)(), &identity).map_err(unreadable)?;
+        }
     }
     for file in listed.iter().filter(|file| is_temporary(&file.name)) {
         disk.remove(&file.name).map_err(unreadable)?;
@@ -141,34 +146,13 @@ fn is_data(name: &str) -> bool {
     name.starts_with("wal-") || files::parse_snapshot_name(name).is_some_and(|_| true)
 }
 
-/// The identity is an image without blocks: what it says of itself is all.
-fn write_identity(files: &Files, shards: u16, id: &str) -> io::Result<()> {
-    let text = format!("shards {shards}\nnode {id}\n");
-    let mut entropy = (files.entropy)();
-    let disk = Arc::clone(&files.disk);
-    let writer = ImageWriter::create(disk, IDENTITY, None, &mut entropy, text.as_bytes())?;
-    writer.finish().map(drop)
-}
-
 fn check_identity(files: &Files, shards: u16) -> Result<(), Damage> {
-    let (mut reader, meta) = ImageReader::open(Arc::clone(&files.disk), IDENTITY, &|_| None)?;
-    reader.next(&mut Vec::new())?;
-    let text = String::from_utf8_lossy(&meta);
-    let stored = text
-        .lines()
-        .find_map(|line| line.strip_prefix("shards ")?.parse::<u16>().ok());
-    match stored {
-        Some(stored) if stored == shards => Ok(()),
-        Some(stored) => {
-            let reason = format!("these data are cut into {stored} shards; say --shards {stored}");
-            Err(Damage::new(IDENTITY, 0, reason))
-        }
-        None => Err(Damage::new(
-            IDENTITY,
-            0,
-            "does not say how many shards there are",
-        )),
+    let stored = identity::read(Arc::clone(&files.disk))?.shards;
+    if stored != shards {
+        let reason = format!("these data are cut into {stored} shards; say --shards {stored}");
+        return Err(Damage::new(IDENTITY, 0, reason));
     }
+    Ok(())
 }
 
 /// The directory has been looked at: every shard is put together on its own.

@@ -22,6 +22,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::data::files::{self, Files};
 use crate::disk::image::write::ImageWriter;
 use crate::disk::wal::is_full;
 use crate::disk::{DIRECTORY, Disk};
@@ -30,7 +31,6 @@ use crate::reactor::id::ConnId;
 use crate::reactor::timer::Nanos;
 use crate::shard::meta::{CONTINUES, Meta};
 
-use super::files::{self, Files};
 use super::session::{Message, Said};
 use super::{Node, journal};
 

@@ -8,10 +8,7 @@ use crate::disk::Disk;
 use crate::disk::real::{Lock, RealDisk};
 use crate::disk::seal::{Entropy, KeyRing, require_private};
 
-use super::files::{Files, IDENTITY, Keys};
-
-/// Directory of the backups, in the data directory.
-const BACKUPS: &str = "backups";
+use super::files::{BACKUPS, Files, IDENTITY, Keys};
 
 /// Opens a directory for a node; at `at_ms` (unix milliseconds), should a key have to be made. The directory is
 /// this process's own until the lock is dropped.

@@ -21,6 +21,8 @@ pub const IDENTITY: &str = "identity";
 pub const RESERVE: &str = "reserve";
 /// Its bytes.
 pub const RESERVE_BYTES: u64 = 32 << 20;
+/// Directory of the backups, in the data directory.
+pub const BACKUPS: &str = "backups";
 
 const SNAPSHOT: &str = "snapshot-";
 
