@@ -5,6 +5,7 @@
 //! ```text
 //!   shards 16                                            into how many shards the data are cut
 //!   node 3f9c…                                           the node that wrote them
+//!   seed 00c0ffee00c0ffee 00c0ffee00c0ffee               what its stores hash with
 //! ```
 //!
 //! or, from the first change that a restore makes until its last:
@@ -12,6 +13,9 @@
 //! ```text
 //!   restoring
 //! ```
+//!
+//! The seed stays the same as long as the directory, because a snapshot whose entries stand in the order of their
+//! hashes is loaded three times as fast; it is a secret from clients only.
 //!
 //! Invariant: it is there whenever other data are, so that data without it are data that something happened to. It
 //! is never sealed: there is nothing secret in it, and it must be readable to tell what is missing.
@@ -25,6 +29,7 @@ use crate::disk::seal::Entropy;
 use crate::disk::{Damage, Disk};
 
 use super::files::IDENTITY;
+use crate::store::HashSeed;
 
 const RESTORING: &str = "restoring\n";
 
@@ -35,6 +40,8 @@ pub struct Identity {
     pub shards: u16,
     /// The node that wrote them.
     pub node: String,
+    /// What its stores hash with.
+    pub seed: HashSeed,
 }
 
 /// Writes the identity, in place of one that is there; on return it is durable.
@@ -42,8 +49,10 @@ pub struct Identity {
 /// # Errors
 /// The disk's.
 pub fn write(disk: Arc<dyn Disk>, entropy: &mut Entropy, identity: &Identity) -> io::Result<()> {
-    let Identity { shards, node } = identity;
-    write_text(disk, entropy, &format!("shards {shards}\nnode {node}\n"))
+    let Identity { shards, node, seed } = identity;
+    let HashSeed(first, second) = seed;
+    let text = format!("shards {shards}\nnode {node}\nseed {first:016x} {second:016x}\n");
+    write_text(disk, entropy, &text)
 }
 
 /// Says, in place of the identity, that what is in the directory is neither the old nor the new; on return that is
@@ -82,5 +91,14 @@ pub fn read(disk: Arc<dyn Disk>) -> Result<Identity, Damage> {
         .and_then(|number| number.parse().ok())
         .ok_or_else(|| wrong("does not say how many shards there are"))?;
     let node = field("node").unwrap_or_default().to_owned();
-    Ok(Identity { shards, node })
+    let seed = field("seed")
+        .and_then(parse_seed)
+        .ok_or_else(|| wrong("does not say what the stores hash with"))?;
+    Ok(Identity { shards, node, seed })
+}
+
+fn parse_seed(text: &str) -> Option<HashSeed> {
+    let (first, second) = text.split_once(' ')?;
+    let number = |digits| u64::from_str_radix(digits, 16).ok();
+    Some(HashSeed(number(first)?, number(second)?))
 }

@@ -11,6 +11,9 @@ use crate::shard::recovery::Recovery;
 use crate::shard::section;
 use crate::store::HashSeed;
 
+/// Keys that room is made for at once, seven bytes each, because a file says so.
+const ROOM_KEYS_MAX: u64 = 64 << 20;
+
 /// Loads an image, a shard after the other, and gives each to `shard` once it is complete. What was read, bytes of
 /// the file and keys, is told to `read` on the way. Returns what the image says of itself.
 ///
@@ -31,7 +34,8 @@ pub fn image(
     let mut tag = reader.next(&mut block)?;
     for part in &meta.parts {
         let mut recovery = Recovery::new(part.shard, seed);
-        recovery.begin_from(part.applied, part.state);
+        let keys = part.keys.min(ROOM_KEYS_MAX) as usize;
+        recovery.begin_from(part.applied, part.state, keys);
         let mut count = 0;
         while let Some(of_part) = tag.filter(|tag| tag & !CONTINUES == u32::from(part.shard)) {
             whole.extend_from_slice(&block);

@@ -271,9 +271,12 @@ pub fn restore(
     }
     let mut random = [0; NODE_BYTES];
     entropy()(&mut random);
+    let mut seed = [[0; 8]; 2];
+    seed.iter_mut().for_each(|half| entropy()(half));
     let identity = Identity {
         shards: meta.shards,
         node: random.iter().map(|byte| format!("{byte:02x}")).collect(),
+        seed: HashSeed(u64::from_le_bytes(seed[0]), u64::from_le_bytes(seed[1])),
     };
     identity::write(Arc::clone(target), &mut entropy(), &identity)?;
     Ok(unknown)

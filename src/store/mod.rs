@@ -47,7 +47,7 @@ use visit::Visit;
 const LOAD_BATCH: usize = 32;
 
 /// The secret of a store's hash function, so that no client can choose keys that collide.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashSeed(pub u64, pub u64);
 
 impl HashSeed {
