@@ -351,7 +351,7 @@ impl Findings<'_> {
     fn verdict(self) -> Verdict {
         let (damages, closed) = (self.damages, self.closed);
         if damages > 0 {
-            (self.tell)(&format!("damaged: {damages} findings"));
+            (self.tell)(&format!("not whole, damage found: {damages}"));
             return Verdict::Damaged;
         }
         if closed > 0 {
