@@ -59,6 +59,7 @@ impl World {
             let identity = Identity {
                 shards: SHARDS,
                 node,
+                seed: SEED,
             };
             identity::write(Arc::clone(&shared), &mut entropy(), &identity).unwrap();
         }
