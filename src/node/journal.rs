@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use crate::config::Sync;
-use crate::data::files::{Files, RESERVE, RESERVE_BYTES};
+use crate::data::files::{Files, RESERVE};
 use crate::disk::seal::KEY_BYTES;
 use crate::disk::wal::spares::Spare;
 use crate::disk::wal::writer::Wal;
@@ -486,14 +486,15 @@ pub fn close(cx: &mut Cx<'_, Node>) -> bool {
 }
 
 /// Writes the reserve, unless it is there.
-pub fn make_reserve(disk: &dyn Disk) -> io::Result<()> {
-    let is_there = |file: &FileInfo| file.name == RESERVE && file.bytes == RESERVE_BYTES;
+fn make_reserve(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
+    let is_there = |file: &FileInfo| file.name == RESERVE && file.bytes == bytes;
     if disk.list()?.iter().any(is_there) {
         return Ok(());
     }
     let zeros = vec![0; PIECE_BYTES];
-    for piece in 0..RESERVE_BYTES / PIECE_BYTES as u64 {
-        disk.write(RESERVE, piece * PIECE_BYTES as u64, &zeros)?;
+    for at in (0..bytes).step_by(PIECE_BYTES) {
+        let piece = (bytes - at).min(PIECE_BYTES as u64) as usize;
+        disk.write(RESERVE, at, &zeros[..piece])?;
     }
     disk.sync(RESERVE)?;
     disk.sync(DIRECTORY)
@@ -524,12 +525,12 @@ fn prepare(cx: &mut Cx<'_, Node>) {
         _ => None,
     };
     link.is_preparing = true;
-    let disk = link.files.disk.clone();
+    let (disk, reserve_bytes) = (link.files.disk.clone(), link.files.reserve_bytes);
     cx.net.defer_to_thread(
         move || {
             let spare = plan.map(|plan| plan.make(&*disk)).transpose()?;
             if wants_reserve {
-                make_reserve(&*disk)?;
+                make_reserve(&*disk, reserve_bytes)?;
             }
             Ok(spare)
         },

@@ -24,7 +24,7 @@ use crate::data::identity::{self, Identity};
 use crate::data::loading;
 use crate::disk::wal::replay::End;
 use crate::disk::wal::writer::Wal;
-use crate::disk::wal::{ActiveKey, SEGMENT_BYTES, is_full};
+use crate::disk::wal::{ActiveKey, is_full};
 use crate::disk::{DIRECTORY, Damage, FileInfo};
 use crate::reactor::app::Cx;
 use crate::shard::recovery::Recovery;
@@ -344,7 +344,7 @@ impl First {
         let key = files.active_key();
         let key = key.map(|(id, secret)| ActiveKey { id, secret });
         let disk = Arc::clone(&files.disk);
-        let mut wal = Wal::begin(disk, key, (files.entropy)(), &self.end, SEGMENT_BYTES)?;
+        let mut wal = Wal::begin(disk, key, (files.entropy)(), &self.end, files.segment_bytes)?;
         let segment = wal.append(&self.record, true)?;
         Ok((wal, segment))
     }
