@@ -485,12 +485,21 @@ pub fn close(cx: &mut Cx<'_, Node>) -> bool {
     true
 }
 
-/// Writes the reserve, unless it is there.
+/// Makes the reserve, whole or not at all, unless it is there.
 fn make_reserve(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
     let is_there = |file: &FileInfo| file.name == RESERVE && file.bytes == bytes;
     if disk.list()?.iter().any(is_there) {
         return Ok(());
     }
+    let made = write_reserve(disk, bytes);
+    if made.is_err() {
+        // It may not be there yet; and what cannot be removed now is written over by the next attempt.
+        let _ = disk.remove(RESERVE);
+    }
+    made
+}
+
+fn write_reserve(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
     let zeros = vec![0; PIECE_BYTES];
     for at in (0..bytes).step_by(PIECE_BYTES) {
         let piece = (bytes - at).min(PIECE_BYTES as u64) as usize;
@@ -509,47 +518,61 @@ pub fn recycle(cx: &mut Cx<'_, Node>, saved: impl Fn(u16) -> u64) {
     }
 }
 
-/// Makes the next segment ready, if there is none, and the reserve, if it was given up.
+/// What could be made ready.
+struct Prepared {
+    spare: Option<Spare>,
+    outcome: io::Result<()>,
+}
+
+/// Makes the next segment ready, if there is none, and the reserve, if it was given up. Not while the log is being
+/// written, which must find the space first.
 fn prepare(cx: &mut Cx<'_, Node>) {
     let Some(link) = &mut cx.app.journal.link else {
         return;
     };
-    let wants_spare = link.wal.as_ref().is_some_and(Wal::wants_spare);
+    let Some(wal) = link.wal.as_mut().filter(|_| !link.is_preparing) else {
+        return;
+    };
+    let plan = wal.wants_spare().then(|| wal.plan_spare());
     let wants_reserve = !link.has_reserve;
-    let is_wanted = wants_spare || wants_reserve;
-    if link.is_preparing || !link.has_begun || !is_wanted {
+    if plan.is_none() && !wants_reserve {
         return;
     }
-    let plan = match &mut link.wal {
-        Some(wal) if wants_spare => Some(wal.plan_spare()),
-        _ => None,
-    };
     link.is_preparing = true;
     let (disk, reserve_bytes) = (link.files.disk.clone(), link.files.reserve_bytes);
-    cx.net.defer_to_thread(
-        move || {
-            let spare = plan.map(|plan| plan.make(&*disk)).transpose()?;
-            if wants_reserve {
-                make_reserve(&*disk, reserve_bytes)?;
-            }
-            Ok(spare)
-        },
-        move |cx, made: io::Result<_>| {
-            let Some(link) = &mut cx.app.journal.link else {
-                return;
-            };
-            link.is_preparing = false;
-            match made {
-                Ok(spare) => {
-                    link.has_reserve = true;
-                    link.spare = spare;
-                    link.adopt();
-                    enough_space(cx);
-                    pump(cx);
-                }
-                Err(error) if is_full(&error) => out_of_space(cx, &error),
-                Err(error) => fail(cx, &error),
-            }
-        },
-    );
+    let make = move || {
+        let made = plan.map(|plan| plan.make(&*disk)).transpose();
+        let outcome = match &made {
+            Ok(_) if wants_reserve => make_reserve(&*disk, reserve_bytes),
+            _ => Ok(()),
+        };
+        match made {
+            Ok(spare) => Prepared { spare, outcome },
+            Err(error) => Prepared {
+                spare: None,
+                outcome: Err(error),
+            },
+        }
+    };
+    cx.net.defer_to_thread(make, prepared);
+}
+
+fn prepared(cx: &mut Cx<'_, Node>, made: Prepared) {
+    let Some(link) = &mut cx.app.journal.link else {
+        return;
+    };
+    link.is_preparing = false;
+    if made.spare.is_some() {
+        link.spare = made.spare;
+        link.adopt();
+    }
+    match made.outcome {
+        Ok(()) => {
+            link.has_reserve = true;
+            enough_space(cx);
+            pump(cx);
+        }
+        Err(error) if is_full(&error) => out_of_space(cx, &error),
+        Err(error) => fail(cx, &error),
+    }
 }

@@ -67,3 +67,21 @@ fn whoever_is_refused_stands_in_nobodys_way() {
     world.pass(Duration::from_secs(3));
     assert_eq!(world.ask(other, "SET stuck v"), "OK");
 }
+
+#[test]
+fn space_is_given_to_deletes_before_the_reserve() {
+    let (disks, mut world, client) = stuck();
+    // With each attempt there is a little more.
+    let mut capacity = 0;
+    while world.heard(client).is_empty() {
+        capacity += 512;
+        disks.data.limit(capacity);
+        world.pass(Duration::from_secs(2));
+        assert!(capacity < 16 << 10, "{:?}", disks.data);
+    }
+    let needed = 6 << 10;
+    assert!(capacity <= needed, "{capacity}: {:?}", disks.data);
+    let other = talker(&mut world);
+    assert!(world.ask(other, "SET k v").starts_with(NO_SPACE));
+    assert_eq!(world.ask(other, "DEL before stuck"), "2");
+}
