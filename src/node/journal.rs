@@ -233,6 +233,13 @@ impl Journal {
         self.link.as_ref().is_some_and(|link| link.full.is_some())
     }
 
+    /// Whether something waits to be written and there is no space for it.
+    pub fn is_stuck(&self) -> bool {
+        self.is_full()
+            && !self.is_at_rest()
+            && self.link.as_ref().is_some_and(|link| link.wal.is_some())
+    }
+
     /// Bytes that wait for the disk.
     pub fn queued_bytes(&self) -> usize {
         self.link.as_ref().map_or(0, |link| link.queue_bytes)

@@ -85,3 +85,9 @@ fn space_is_given_to_deletes_before_the_reserve() {
     assert!(world.ask(other, "SET k v").starts_with(NO_SPACE));
     assert_eq!(world.ask(other, "DEL before stuck"), "2");
 }
+
+#[test]
+fn a_stop_does_not_wait_for_space() {
+    let (_, mut world, _) = stuck();
+    world.stop();
+}
