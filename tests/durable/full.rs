@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use marline::disk::sim::{Crash, Fault};
+
 use super::script::talker;
 use super::world::{Client, Disks, World};
 
@@ -90,4 +92,40 @@ fn space_is_given_to_deletes_before_the_reserve() {
 fn a_stop_does_not_wait_for_space() {
     let (_, mut world, _) = stuck();
     world.stop();
+}
+
+#[test]
+fn saving_is_tried_again_when_there_is_space() {
+    for nth in 0..40 {
+        let disks = Disks {
+            segment_bytes: 64 << 10,
+            ..Disks::plain()
+        };
+        let mut world = World::start(&disks);
+        let client = talker(&mut world);
+        for round in 1..=2 {
+            for key in 0..20 {
+                world.ask(client, &format!("SET key-{key} {round}"));
+            }
+            if round == 1 {
+                assert_eq!(world.ask(client, "SAVE"), "OK");
+                world.pass(Duration::from_secs(1));
+            }
+        }
+        disks
+            .data
+            .fail_at(disks.data.calls() + nth, Fault::Enospc, false);
+        world.ask(client, "SAVE");
+        world.pass(Duration::from_secs(10));
+        assert_eq!(world.fatal(), None, "{nth}: {:?}", disks.data);
+        disks.data.heal();
+        assert_eq!(world.ask(client, "SAVE"), "OK");
+        world.pass(Duration::from_secs(1));
+        let names = disks.data.contents().into_keys();
+        let snapshots = names.filter(|name| name.starts_with("snapshot-")).count();
+        assert_eq!(snapshots, 4, "{nth}: {:?}", disks.data);
+        let dump = world.dump();
+        let mut again = World::start(&disks.crashed(Crash::LoseAll));
+        assert_eq!(again.dump(), dump);
+    }
 }

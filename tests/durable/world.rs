@@ -38,6 +38,8 @@ pub struct Disks {
     pub backups: SimDisk,
     /// The ring of keys, when everything is sealed.
     pub ring: Option<SimDisk>,
+    /// Length of a segment of the log.
+    pub segment_bytes: u64,
 }
 
 impl Disks {
@@ -47,6 +49,7 @@ impl Disks {
             data: SimDisk::new(1),
             backups: SimDisk::new(2),
             ring: None,
+            segment_bytes: SEGMENT_BYTES,
         }
     }
 
@@ -66,6 +69,7 @@ impl Disks {
             data: self.data.fork(),
             backups: self.backups.fork(),
             ring: self.ring.as_ref().map(SimDisk::fork),
+            segment_bytes: self.segment_bytes,
         }
     }
 
@@ -89,7 +93,7 @@ impl Disks {
             backups: Arc::new(self.backups.clone()),
             keys,
             entropy,
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes: self.segment_bytes,
             reserve_bytes: RESERVE_BYTES,
         }
     }
