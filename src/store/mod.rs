@@ -177,7 +177,7 @@ impl Store {
 
     /// Removes expired keys from up to `tables_max` small tables, telling about each, and goes on from
     /// there the next time. Tables in which nothing can have expired cost a glance. Returns the number
-    /// of removed keys. Whether `at_ms` is settled is the caller's to know.
+    /// of removed keys. As a read, it leaves alone what expired after the settled time.
     pub fn sweep(
         &mut self,
         at_ms: u64,
@@ -187,6 +187,7 @@ impl Store {
         if self.expiring() == 0 {
             return 0;
         }
+        let at_ms = at_ms.min(self.settled_ms);
         let (gone, next) = self.dict.sweep(self.sweep_next, at_ms, tables_max, removed);
         self.sweep_next = next;
         gone

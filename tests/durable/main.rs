@@ -8,6 +8,7 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test")]
 
+mod expiry;
 mod faults;
 mod full;
 mod script;

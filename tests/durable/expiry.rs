@@ -1,0 +1,49 @@
+//! Keys that expire while writes to them are on their way.
+
+use std::time::Duration;
+
+use marline::disk::sim::Crash;
+
+use super::script::talker;
+use super::world::{Disks, World};
+
+/// What is said of a key that is about to expire, while the disk takes its time, and what a reader finds then.
+#[test]
+fn a_reader_who_sees_a_key_expire_takes_nothing_from_a_write_before() {
+    for (write, answer, after) in [
+        ("PERSIST key", "1", "5 = -1"),
+        ("INCR key", "6", "(nil) = -2"),
+        ("SET key 7 KEEPTTL", "OK", "(nil) = -2"),
+        ("APPEND key 6", "2", "(nil) = -2"),
+        ("PEXPIRE key 100000000", "1", "5 = 1"),
+        ("GETSET key 8", "5", "8 = -1"),
+    ] {
+        let disks = Disks::plain();
+        let mut world = World::on_slow_disk(&disks, Duration::from_secs(2));
+        world.pass(Duration::from_secs(10));
+        let [client, reader] = [(); 2].map(|()| talker(&mut world));
+        // Alive when the second write is said, expired long before it is on the disk.
+        world.ask(client, "SET key 5");
+        world.ask(client, "PEXPIRE key 20000");
+        let left: u64 = world.ask(reader, "PTTL key").parse().unwrap();
+        world.pass(Duration::from_millis(left - 20));
+        world.send(client, &format!("{write}\n"));
+        world.pass(Duration::from_millis(40));
+        let heard = world.heard(client);
+        assert_eq!(heard, "", "{write}: the disk is too fast for this test");
+        assert_eq!(world.ask(reader, "GET key"), "(nil)", "{write}");
+        assert_eq!(world.ask(reader, "EXISTS key"), "0", "{write}");
+        let early = disks.crashed(Crash::LoseAll);
+        assert_eq!(world.lines(client, 1).trim_end(), answer, "{write}");
+        let state = |world: &mut World| {
+            let client = talker(world);
+            let (value, ttl) = (world.ask(client, "GET key"), world.ask(client, "TTL key"));
+            format!("{value} = {}", ttl.parse::<i64>().unwrap().min(1))
+        };
+        assert_eq!(state(&mut world), after, "{write}");
+        let mut again = World::start(&disks.crashed(Crash::LoseAll));
+        assert_eq!(state(&mut again), after, "{write}, after a crash");
+        let mut again = World::start(&early);
+        assert_eq!(state(&mut again), "(nil) = -2", "{write}, which was lost");
+    }
+}
