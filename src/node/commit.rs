@@ -222,9 +222,12 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item]) {
         pushed: Vec::new(),
     };
     turn.end_run();
-    // Parts of the transaction at hand that are still to come.
-    let mut parts = 0;
+    // Where the command at hand begins in the replies; parts of a transaction that are still to come.
+    let (mut begin, mut parts) = (0, 0);
     for item in items {
+        if !turn.in_transaction {
+            begin = turn.reply.len();
+        }
         one(&mut turn, item, is_there);
         if let Work::Exec(count) = item.work {
             parts = count;
@@ -232,8 +235,11 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item]) {
         } else if turn.in_transaction {
             parts -= 1;
         }
-        if turn.in_transaction && parts == 0 {
+        if parts == 0 {
             turn.in_transaction = false;
+            if item.flags & SILENT != 0 {
+                turn.reply.truncate(begin);
+            }
             let pushed = std::mem::take(&mut turn.pushed);
             turn.reply.raw(&pushed);
         }
@@ -290,9 +296,6 @@ fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool) {
     }
     if item.flags & TIMED != 0 {
         consider(turn, item, is_there);
-    }
-    if item.flags & SILENT != 0 {
-        turn.reply.truncate(before);
     }
 }
 

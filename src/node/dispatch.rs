@@ -211,7 +211,9 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
                     .error("ERR the transaction is larger than client-query-buffer-limit");
                 return Next::Close;
             }
+            let before = turn.reply.len();
             turn.reply.simple("QUEUED");
+            keep_silence(turn, before);
             return Next::Go;
         }
     }
@@ -220,7 +222,8 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
     turn.node.keyspace.set_touching(!no_touch);
     let next = run(turn, row, args);
     turn.node.keyspace.set_touching(true);
-    if row.verb != Verb::ClientReply {
+    let is_asked_again = matches!(next, Next::Latched | Next::Settle);
+    if row.verb != Verb::ClientReply && !is_asked_again {
         keep_silence(turn, before);
     }
     match next {

@@ -11,7 +11,9 @@
 mod expiry;
 mod faults;
 mod full;
+mod groups;
 mod script;
+mod sessions;
 mod world;
 
 /// Whether there is time for everything.
