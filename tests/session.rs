@@ -307,3 +307,31 @@ fn a_reply_that_nobody_will_be_sent_is_not_made() {
     assert!(reply.is_cut() && reply.is_complete());
     assert!(bytes.len() < 20_000);
 }
+
+#[test]
+fn a_transaction_that_copies_too_much_changes_nothing() {
+    let mut world = World::new();
+    let (mut client, mut other) = (world.client(), world.client());
+    let asked = format!("SETRANGE k {} x\r\n", 330 << 20);
+    world.ask(&mut client, &asked);
+    world.ask(&mut client, "MULTI\r\nSET a 1\r\nCOPY k b\r\nCOPY k c\r\n");
+    // Another's write is in the same batch, before and behind.
+    let words = |client: &mut Client, words: &[u8]| {
+        client.backend.write(client.raw, words).unwrap();
+    };
+    words(&mut other, b"SET a 2\r\n");
+    words(&mut client, b"EXEC\r\nEXISTS b c\r\nGET a\r\n");
+    words(&mut other, b"APPEND a 3\r\n");
+    world.pass(Duration::from_millis(5));
+    let heard = client.heard();
+    assert!(
+        heard.starts_with("-ERR the changes of one command or transaction take more"),
+        "{heard}"
+    );
+    assert!(heard.contains(":0\r\n$"), "{heard}");
+    assert_eq!(
+        world.ask(&mut other, "GET a\r\n"),
+        "+OK\r\n:2\r\n$2\r\n23\r\n"
+    );
+    assert_eq!(world.ask(&mut client, "SET a 4\r\n"), "+OK\r\n");
+}

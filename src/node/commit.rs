@@ -99,8 +99,6 @@ struct Flight {
 #[derive(Default)]
 pub struct Commits {
     open: Vec<Item>,
-    /// Bytes in which its commands were typed.
-    open_bytes: usize,
     flight: Option<Flight>,
     /// Changes under way, by slot of their key.
     pending: Vec<u32>,
@@ -119,9 +117,8 @@ impl Commits {
         }
     }
 
-    /// Adds an item, typed in so many bytes, to the open batch.
-    pub fn push(&mut self, item: Item, bytes: usize) {
-        self.open_bytes += bytes;
+    /// Adds an item to the open batch.
+    pub fn push(&mut self, item: Item) {
         match &item.work {
             Work::Change { slot } => self.pend(*slot),
             Work::Changes(changes) => changes.slots.iter().for_each(|&slot| self.pend(slot)),
@@ -149,11 +146,6 @@ impl Commits {
         self.open.is_empty() && self.flight.is_none()
     }
 
-    /// Bytes of the commands that are not handed over.
-    pub fn open_bytes(&self) -> usize {
-        self.open_bytes
-    }
-
     /// Commands under way.
     pub fn len(&self) -> usize {
         self.open.len() + self.flight.as_ref().map_or(0, |flight| flight.items.len())
@@ -174,7 +166,6 @@ pub fn hand_over(cx: &mut Cx<'_, Node>) {
         let spare = std::mem::take(&mut node.commits.spare);
         let items = std::mem::replace(&mut node.commits.open, spare);
         node.commits.flight = Some(Flight { items });
-        node.commits.open_bytes = 0;
         if !is_kept {
             land(cx);
             continue;

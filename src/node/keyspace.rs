@@ -52,11 +52,21 @@ impl Touched {
     }
 }
 
+/// How much was proposed at some moment.
+pub struct Proposed {
+    /// Bytes in each shard to which something had been, in the order in which they came to it.
+    of_shards: Vec<usize>,
+    /// Bytes in all.
+    pub bytes: usize,
+}
+
 /// Every shard of this node.
 pub struct Keyspace {
     shards: Vec<Shard>,
     /// Shards to which something was proposed since the last batch.
     open: Vec<usize>,
+    /// Bytes of all that was.
+    open_bytes: usize,
     /// Shards that have a part in the batch in flight.
     handed: Vec<usize>,
     /// The shard that the next sweep begins with.
@@ -76,6 +86,7 @@ impl Keyspace {
         Keyspace {
             shards,
             open: Vec::new(),
+            open_bytes: 0,
             handed: Vec::new(),
             sweep_next: 0,
             dropped: Vec::new(),
@@ -100,20 +111,48 @@ impl Keyspace {
     /// Adds an operation to what the shard of its key's `slot` proposes with the next batch.
     pub fn propose(&mut self, slot: u16, op: &Op<'_>) {
         let index = self.index_of_slot(slot);
+        self.propose_with(index, |shard| shard.propose(op));
+    }
+
+    fn propose_with(&mut self, index: usize, propose: impl FnOnce(&mut Shard)) {
         let shard = &mut self.shards[index];
         if !shard.is_open() {
             self.open.push(index);
         }
-        shard.propose(op);
+        let before = shard.open_bytes();
+        propose(shard);
+        self.open_bytes += shard.open_bytes() - before;
+    }
+
+    /// Bytes of all that was proposed since the last batch.
+    pub fn open_bytes(&self) -> usize {
+        self.open_bytes
+    }
+
+    /// What was proposed so far, for [`take_back`](Self::take_back).
+    pub fn proposed(&self) -> Proposed {
+        let bytes = |&index: &usize| self.shards[index].open_bytes();
+        Proposed {
+            of_shards: self.open.iter().map(bytes).collect(),
+            bytes: self.open_bytes,
+        }
+    }
+
+    /// Takes back what was proposed since.
+    pub fn take_back(&mut self, before: &Proposed) {
+        for index in self.open.drain(before.of_shards.len()..) {
+            self.shards[index].take_back(0);
+        }
+        for (&index, &bytes) in self.open.iter().zip(&before.of_shards) {
+            self.shards[index].take_back(bytes);
+        }
+        self.open_bytes = before.bytes;
     }
 
     /// Proposes that every shard is emptied.
     pub fn propose_flush(&mut self) {
         for index in 0..self.shards.len() {
-            if !self.shards[index].is_open() {
-                self.open.push(index);
-            }
-            self.shards[index].propose_flush();
+            self.propose_with(index, Shard::propose_flush);
         }
     }
 
@@ -122,6 +161,7 @@ impl Keyspace {
     pub fn hand_over(&mut self, at_ms: u64, mut record: Option<&mut Vec<u8>>) {
         assert!(self.handed.is_empty(), "one batch is in flight at a time");
         std::mem::swap(&mut self.open, &mut self.handed);
+        self.open_bytes = 0;
         for &index in &self.handed {
             self.shards[index].hand_over(at_ms, record.as_deref_mut());
         }

@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 use crate::command::data::{BitOperator, Command, Counted, Many};
 use crate::command::op::{Action, Encoding, Event, Op, Set, SetAnswer, SetExpiry};
 use crate::command::row::{Row, flag};
+use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::disk::wal::PAYLOAD_BYTES_MAX;
 use crate::reactor::id::ConnId;
 use crate::ring;
 use crate::store::{Entry, HashSeed, Store};
@@ -24,7 +26,7 @@ use crate::wire::request::{Args, OwnedArgs};
 
 use super::client::Silence;
 use super::commit::{Answer, Changes, INNER, Item, NO_TOUCH, SILENT, TIMED, Work};
-use super::keyspace::{Keyspace, combine};
+use super::keyspace::{Keyspace, Proposed, combine};
 use super::slowlog;
 use super::turn::{Next, Turn};
 use super::{Node, Stopping};
@@ -33,12 +35,22 @@ use super::{Node, Stopping};
 const AWAITING_MAX: u32 = 4_096;
 /// Bytes that they may hold.
 const AWAITING_BYTES_MAX: usize = 1 << 20;
-/// Bytes that all clients may have proposed and not handed over: beyond, writers wait.
+/// Bytes of changes that all clients may have proposed and not handed over: beyond, writers wait.
 const OPEN_BYTES_MAX: usize = 256 << 20;
+/// Bytes of changes that one command or transaction may propose: room for the longest value, and for what others
+/// have proposed to go into the same record.
+const CHANGES_BYTES_MAX: usize = 640 << 20;
+// 64 bytes for what a record says of each shard.
+const _: () = assert!(
+    CHANGES_BYTES_MAX + OPEN_BYTES_MAX + (ring::SLOTS as usize) * 64 <= PAYLOAD_BYTES_MAX
+        && VALUE_BYTES_MAX + 2 * KEY_BYTES_MAX < CHANGES_BYTES_MAX
+);
 
 /// Why writes are refused while the disk is full.
 const NO_SPACE: &str =
     "NOSPACE the disk is full: writes are refused until there is space; reads and deletes go on";
+/// Why a write is refused that says too much at once.
+const TOO_MUCH: &str = "ERR the changes of one command or transaction take more than 640 MiB";
 /// Why writes are refused while the node stops.
 const STOPPING: &str = "ERR the node is stopping";
 
@@ -66,15 +78,19 @@ pub fn command(
     if let Some(text) = turn.node.refusal(row.is(flag::DENYOOM)) {
         return refuse(turn, text);
     }
-    if turn.node.commits.open_bytes() > OPEN_BYTES_MAX {
-        turn.node.latches.wait(turn.me, Vec::new(), false);
+    if is_crowded(turn) {
         return Next::Latched;
     }
     if (is_latched || !turn.node.latches.is_empty()) && !latch(turn, slots(row, args), is_latched) {
         return Next::Latched;
     }
+    let is_many = matches!(command, Command::Many(_));
+    let before = is_many.then(|| turn.node.keyspace.proposed());
     let mut proposal = Proposal::new(&mut turn.node.keyspace, turn.node.at_ms);
     let work = proposal.work(command);
+    if before.is_some_and(|before| is_too_much(turn, &before)) {
+        return refuse(turn, TOO_MUCH);
+    }
     let flags = flags(turn);
     push(turn, row, args, flags, work);
     Next::Deferred
@@ -108,14 +124,17 @@ pub fn transaction(
             all.extend(slots(row, *args));
         }
     }
+    if is_crowded(turn) {
+        return Next::Latched;
+    }
     let is_latched = with_overlay || !watched.is_empty();
     if (is_latched || !turn.node.latches.is_empty()) && !latch(turn, all, is_latched) {
         return Next::Latched;
     }
-    let flags = flags(turn) & !TIMED;
-    push_item(turn, exec, flags, Work::Exec(parts.len()), None);
+    let before = turn.node.keyspace.proposed();
     let mut overlay = with_overlay.then(Overlay::new);
-    for (row, args, command) in parts {
+    let mut works = Vec::with_capacity(parts.len());
+    for (_, args, command) in parts {
         let work = match command {
             None => Work::Run(Box::new(OwnedArgs::copy(*args))),
             Some(command) => {
@@ -126,6 +145,14 @@ pub fn transaction(
                 work
             }
         };
+        if is_too_much(turn, &before) {
+            return refuse(turn, TOO_MUCH);
+        }
+        works.push(work);
+    }
+    let flags = flags(turn) & !TIMED;
+    push_item(turn, exec, flags, Work::Exec(parts.len()), None);
+    for ((row, args, _), work) in parts.iter().zip(works) {
         push(turn, row, *args, flags | INNER, work);
     }
     Next::Deferred
@@ -139,6 +166,25 @@ fn refuse(turn: &mut Turn<'_, '_, '_>, text: &str) -> Next {
     turn.node.latches.release(turn.me, turn.net);
     turn.reply.error(text);
     Next::Go
+}
+
+/// Whether all clients together have proposed as much as may be; then this one waits for the next batch.
+fn is_crowded(turn: &mut Turn<'_, '_, '_>) -> bool {
+    let is_crowded = turn.node.keyspace.open_bytes() > OPEN_BYTES_MAX;
+    if is_crowded {
+        turn.node.latches.wait(turn.me, Vec::new(), false);
+    }
+    is_crowded
+}
+
+/// Whether more was proposed since then than one command or transaction may; if so, it is taken back.
+fn is_too_much(turn: &mut Turn<'_, '_, '_>, before: &Proposed) -> bool {
+    let keyspace = &mut turn.node.keyspace;
+    let is_too_much = keyspace.open_bytes() - before.bytes > CHANGES_BYTES_MAX;
+    if is_too_much {
+        keyspace.take_back(before);
+    }
+    is_too_much
 }
 
 /// Whether as much of this client is under way as may be.
@@ -222,7 +268,7 @@ fn push_item(
         work,
         typed,
     };
-    turn.node.commits.push(item, bytes);
+    turn.node.commits.push(item);
 }
 
 /// What one command adds to the open entries of the shards.

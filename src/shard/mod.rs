@@ -140,6 +140,16 @@ impl Shard {
         !self.open.is_empty()
     }
 
+    /// Bytes of what was proposed since the last batch.
+    pub fn open_bytes(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Takes back what was proposed behind the first `bytes`, where a proposal began.
+    pub fn take_back(&mut self, bytes: usize) {
+        self.open.truncate(bytes);
+    }
+
     /// Proposes what has gathered as one entry of the time `at_ms`, and appends to `record`, if there is one, what
     /// must become durable before [`persisted`](Self::persisted) may be called.
     pub fn hand_over(&mut self, at_ms: u64, record: Option<&mut Vec<u8>>) {
