@@ -123,7 +123,8 @@ class Bench:
             medians = self.turns(servers, run)
         (rate, cost, slow, _), (our_rate, our_cost, our_slow, busy) = medians.values()
         limit = ", the load is the limit" if busy > GENERATOR_BUSY else ""
-        self.row(f"90 % GET always, {CONNECTIONS} connections, P=1", f"{rate:,.0f}/s, {cost:,.0f} ns, p99.9 {slow:,.0f} us",
+        self.row(f"90 % GET always, {CONNECTIONS} connections, P=1",
+                 f"{rate:,.0f}/s, {cost:,.0f} ns, p99.9 {slow:,.0f} us",
                  f"{our_rate:,.0f}/s, {our_cost:,.0f} ns, p99.9 {our_slow:,.0f} us{limit}", f"{our_rate / rate:.2f}x",
                  goal=">= 5x", met=verdict(our_rate / rate >= 5))
 
@@ -131,7 +132,8 @@ class Bench:
         with started(self.servers(None)) as servers:
             for pipeline, goal in ((1, 1.05), (16, 1.4), (64, 1.7)):
                 for command in ("SET", "GET"):
-                    self.compare(f"{command} memory only, P={pipeline}", servers, random_load, command, pipeline, goal, "cpu")
+                    what = f"{command} memory only, P={pipeline}"
+                    self.compare(what, servers, random_load, command, pipeline, goal, "cpu")
 
     def set_1s(self):
         with started(self.servers("1s")) as servers:
@@ -176,7 +178,8 @@ class Bench:
             return before, during, took, peak(server) / memory
 
     def start(self):
-        servers = {**self.servers("lie", ("Redis",), pinned=False), **self.servers("always", ("Marline",), pinned=False)}
+        servers = {**self.servers("lie", ("Redis",), pinned=False),  # its RDB file alone
+                   **self.servers("always", ("Marline",), pinned=False)}
         for server in servers.values():
             with server:
                 load_keys(server, self.options.keys)

@@ -91,7 +91,8 @@ static void send_some(struct connection *one, int64_t due_ns) {
         if ((int)(random_number() % 100) < get_percent)
             length += sprintf(out + length, "*2\r\n$3\r\nGET\r\n$16\r\nkey:%012llu\r\n", key);
         else
-            length += sprintf(out + length, "*3\r\n$3\r\nSET\r\n$16\r\nkey:%012llu\r\n$%d\r\n%s\r\n", key, value_bytes, value);
+            length += sprintf(out + length, "*3\r\n$3\r\nSET\r\n$16\r\nkey:%012llu\r\n$%d\r\n%s\r\n",
+                              key, value_bytes, value);
     }
     one->waiting = pipeline;
     one->sent_ns = due_ns;

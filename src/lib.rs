@@ -5,8 +5,10 @@
 //! fails on an upward import: *the declaration order is the architecture*.
 //!
 //! ```text
-//!            main.rs            argv -> role (node | cli)
-//!  L6   node/  cli/             where everything meets: sessions, keyspace, admin; the client tool
+//!            main.rs            argv -> role (node | cli | check | backup | restore)
+//!  L7   node/  cli/  offline/   where everything meets: sessions, keyspace, admin; the client tools; and the
+//!                               tools for a directory that no node uses
+//!  L6   data/                   the data directory of a node: its files, whose they are, how they are opened
 //!  L5   shard/                  one replicated piece of the key space: the place where the log will sit
 //!  L3   store/                  deterministic apply(command, at) -> reply
 //!  L2   command/                the command table; args <-> Command
@@ -29,5 +31,8 @@ pub mod store;
 // L5
 pub mod shard;
 // L6
+pub mod data;
+// L7
 pub mod cli;
 pub mod node;
+pub mod offline;

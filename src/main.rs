@@ -4,6 +4,9 @@
 //! marline [node] [options]     a node
 //! marline cli [options] …      the client tool
 //! marline import [options] …   brings a dump of Redis into a node
+//! marline backup [options] …   fetches a backup from a node, or verifies one
+//! marline restore [options] …  makes a data directory out of a backup
+//! marline check [options] …    looks whether a data directory is whole
 //! ```
 //!
 //! Exit codes of a node: 0 stopped as asked, 1 could not go on, 2 wrong usage, 74 the disk failed or the data are
@@ -13,9 +16,10 @@ use std::process::exit;
 
 use marline::config::Options;
 use marline::config::values::{self, Values};
+use marline::data::files::Files;
+use marline::data::opening;
 use marline::disk::real::Lock;
-use marline::node::files::Files;
-use marline::node::{self, Node, opening};
+use marline::node::{self, Node};
 use marline::reactor::backend::Backend;
 use marline::reactor::mio_backend::MioBackend;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -29,7 +33,11 @@ const EXIT_CONFIG: i32 = 78;
 const USAGE: &str = "\
 Usage: marline [node] [options]
        marline cli [options] [command …]
-       marline import [options] FILE";
+       marline import [options] FILE
+       marline backup HOST:PORT FILE
+       marline backup --verify FILE
+       marline restore FILE --data DIR
+       marline check DIR";
 
 /// Threads for what must not hold up the loop.
 const POOL_THREADS: usize = 2;
@@ -39,14 +47,25 @@ fn main() {
     match args.first().map(String::as_str) {
         Some("cli") => exit(marline::cli::run(args.split_off(1))),
         Some("import") => exit(marline::cli::import::run(&args.split_off(1))),
+        Some("backup") => exit(backup(&args.split_off(1))),
+        Some("restore") => exit(marline::offline::restore::run(&args.split_off(1))),
+        Some("check") => exit(marline::offline::check::run(&args.split_off(1))),
         Some("node") => run_node(&args.split_off(1)),
         Some(word) if !word.starts_with('-') => {
             eprintln!(
-                "marline: there is no role '{word}'; try marline node, marline cli, marline import or marline --help"
+                "marline: there is no role '{word}'; try marline --help, or marline cli for a command"
             );
             exit(EXIT_USAGE);
         }
         _ => run_node(&args),
+    }
+}
+
+/// A backup comes from a node, and is verified without one.
+fn backup(args: &[String]) -> i32 {
+    match args.iter().any(|arg| arg == "--verify") {
+        true => marline::offline::verify::run(args),
+        false => marline::cli::backup::run(args),
     }
 }
 

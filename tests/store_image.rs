@@ -54,6 +54,8 @@ fn set(value: &[u8], expiry: SetExpiry) -> Action<'_> {
 
 fn loaded(blocks: &[Vec<u8>], seed: HashSeed) -> Store {
     let mut store = Store::new(seed);
+    // Room for too few, for enough, or for too many keys.
+    store.reserve(blocks.len() * 50);
     for block in blocks {
         let before = store.len();
         let count = store.load(block, NOW_MS).expect("a block of an image");
@@ -478,6 +480,12 @@ fn a_block_is_as_it_is_drawn() {
         "entry 0: its key is there already"
     );
     assert_eq!(copy.len(), 1);
+    assert_eq!(
+        copy.load(b"\x00\x01\x00z\x00\x01\x00z", NOW_MS)
+            .expect_err("twice"),
+        "entry 1: its key is there already"
+    );
+    assert_eq!(copy.len(), 2);
 }
 
 #[test]
@@ -520,6 +528,37 @@ fn no_bytes_make_loading_panic() {
             apply(&mut copy, &key, Action::Del, 0);
         }
         assert!(copy.is_empty());
+    }
+}
+
+#[test]
+fn a_store_with_room_is_a_store() {
+    let mut filled = many(5000);
+    filled.begin_image();
+    let blocks = rest_of_image(&mut filled, 1000, 1000);
+    for room in [0, 1, 200, 201, 5000, 100_000] {
+        let mut store = Store::new(HashSeed(3, 4));
+        store.reserve(room);
+        let reserved = store.memory_bytes();
+        assert!(reserved < 100_000 + room * 16, "{reserved} for {room}");
+        for block in &blocks {
+            store.load(block, NOW_MS).expect("a block of an image");
+        }
+        assert!(room != 5000 || store.memory_bytes() < filled.memory_bytes() * 5 / 4);
+        let mut told = Vec::new();
+        let mut cursor = 0;
+        loop {
+            cursor = store.scan(cursor, 100, 0, &mut |key| told.push(key.to_vec()));
+            if cursor == 0 {
+                break;
+            }
+        }
+        told.sort_unstable();
+        assert!(told.iter().eq(contents(&filled).keys()));
+        for number in 0..5000 {
+            apply(&mut store, &key(number), Action::Del, NOW_MS);
+        }
+        assert!(store.is_empty() && store.random_key(1, 0).is_none());
     }
 }
 

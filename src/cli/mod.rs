@@ -1,4 +1,5 @@
-//! `marline cli`: the client tool, for people and for scripts; and `marline import`, which brings in a dump.
+//! `marline cli`: the client tool, for people and for scripts; `marline import`, which brings in a dump, and
+//! `marline backup`, which fetches a backup.
 //!
 //! - `options`: the command line and its help text.
 //! - `link`: the connection, opened and read answer by answer.
@@ -8,6 +9,7 @@
 //! - `pipe`: stdin as it is, as fast as it goes, replies counted.
 //! - `shell`, `hints`, `history`: the interactive shell.
 //! - `rdb`, `import`: dumps of Redis, read and sent to a node.
+//! - `backup`: a backup of a node, fetched into a file.
 //!
 //! It speaks RESP as any client does, so it works against any Redis; only `--json` and `HELP` are ours.
 //! What redis-cli has and this deliberately lacks: secrets on the command line, an error reply that exits
@@ -18,6 +20,7 @@
     reason = "the client tool lives outside the reactor: it blocks, and reads the clock itself"
 )]
 
+pub mod backup;
 mod hints;
 mod history;
 pub mod import;
@@ -65,6 +68,7 @@ pub fn run(args: Vec<String>) -> i32 {
         Mode::Once(command) => once::once(&options, command),
         Mode::Pipe => pipe::pipe(&options),
         Mode::Import(what) => import::import(&options, what),
+        Mode::Backup(what) => backup::backup(&options, what),
         Mode::Session if io::stdin().is_terminal() => {
             shell::shell(&options, hints::Hints::new(command_table()))
         }

@@ -1,4 +1,4 @@
-//! The command lines of `marline cli` and `marline import`: from arguments and environment to [`Options`].
+//! The command lines of `marline cli`, `marline import` and `marline backup`: from arguments and environment to [`Options`].
 //!
 //! Options end at the first word that is none: everything from there on belongs to the command, so
 //! `marline cli incrby k -5` needs no quoting. No option takes a secret; a password comes from a file.
@@ -62,6 +62,26 @@ Example:
   redis-cli -p 6379 save && marline import -p 8001 /var/lib/redis/dump.rdb
 ";
 
+const BACKUP_BRIEF: &str = "\
+Usage: marline backup [options] [HOST:PORT] FILE
+       marline backup --verify FILE [--seal-keys FILE]
+
+Makes a backup of a node as it is at one moment, while it works, and writes it to FILE. With
+--verify: reads all of a backup and says what is in it.";
+
+const BACKUP_NOTES: &str = "
+FILE must not be there. It is complete and checked when it gets its name; until then it is FILE.tmp.
+A node that seals its files sends a sealed backup: to read it takes the node's ring of keys.
+
+Exit codes: 0 ok · 1 the node refused, or FILE cannot be written · 2 usage · 4 cannot connect, or
+connection lost.
+
+Environment: MARLINE_HOST, MARLINE_PORT, MARLINE_PASSWORD_FILE.
+
+Example:
+  marline backup 127.0.0.1:8001 monday.backup && marline backup --verify monday.backup
+";
+
 /// What was asked for.
 #[derive(Debug)]
 pub(super) enum Parsed {
@@ -107,6 +127,14 @@ pub(super) enum Mode {
     Session,
     /// A dump of Redis.
     Import(Import),
+    /// A backup.
+    Backup(Backup),
+}
+
+/// Where a backup is to be written.
+#[derive(Debug)]
+pub(super) struct Backup {
+    pub(super) file: PathBuf,
 }
 
 /// Which dump, and how.
@@ -177,6 +205,48 @@ pub(super) fn parse_import(
     let options = connection(&matches, environment, Mode::Import(import))?;
     check(&options)?;
     Ok(Parsed::Run(Box::new(options)))
+}
+
+/// Reads the arguments after `marline backup`, as [`parse`] does those of `marline cli`.
+///
+/// # Errors
+/// A text for stderr.
+pub(super) fn parse_backup(
+    args: &[String],
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Parsed, String> {
+    let grammar = connection_grammar();
+    let matches = grammar.parse(args).map_err(|error| error.to_string())?;
+    if matches.opt_present("help") {
+        return Ok(Parsed::Help(grammar.usage(BACKUP_BRIEF) + BACKUP_NOTES));
+    }
+    let (node, file) = match matches.free.as_slice() {
+        [file] => (None, file),
+        [node, file] => (Some(address(node)?), file),
+        _ => return Err("it takes the address of a node and the name of a file".to_owned()),
+    };
+    let file = PathBuf::from(file);
+    let mut options = connection(&matches, environment, Mode::Backup(Backup { file }))?;
+    if let Some((host, port)) = node {
+        if matches.opt_present("h") || matches.opt_present("p") {
+            return Err("HOST:PORT and -h or -p exclude each other".to_owned());
+        }
+        (options.host, options.port) = (host, port);
+    }
+    check(&options)?;
+    Ok(Parsed::Run(Box::new(options)))
+}
+
+/// `HOST:PORT`, or `[HOST]:PORT` for a host with colons.
+fn address(text: &str) -> Result<(String, u16), String> {
+    let wrong = || format!("'{text}' is no address: it is HOST:PORT, as in 127.0.0.1:8001");
+    let (host, digits) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let inner = (host.strip_prefix('[')).and_then(|host| host.strip_suffix(']'));
+    let host = inner.unwrap_or(host);
+    if host.is_empty() || inner.is_none() && host.contains(':') {
+        return Err(wrong());
+    }
+    Ok((host.to_owned(), port(digits)?))
 }
 
 /// The options that say which node, and as whom.
@@ -350,6 +420,23 @@ mod tests {
     }
 
     #[test]
+    fn a_backup_is_of_the_node_that_is_named() {
+        for (line, shown) in [
+            ("f", "127.0.0.1:9000"),
+            ("-h db f", "db:9000"),
+            ("db:7 f", "db:7"),
+            ("[::1]:7 f", "[::1]:7"),
+        ] {
+            let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            let environment = |name: &str| (name == "MARLINE_PORT").then(|| "9000".to_owned());
+            match parse_backup(&args, environment) {
+                Ok(Parsed::Run(options)) => assert_eq!(options.to_string(), shown, "{line}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
     fn slips_are_told() {
         for line in [
             "-p 0",
@@ -374,6 +461,19 @@ mod tests {
         for line in ["", "a b", "-p 0 a", "--json a", "--user me a"] {
             let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
             assert!(parse_import(&args, |_| None).is_err(), "{line}");
+        }
+        for line in [
+            "",
+            "a b c",
+            "db f",
+            ":1 f",
+            "db:0 f",
+            "::1:7 f",
+            "-p 1 db:1 f",
+            "--pipe f",
+        ] {
+            let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            assert!(parse_backup(&args, |_| None).is_err(), "{line}");
         }
         assert!(matches!(parsed("--help", &[]), Ok(Parsed::Help(text)) if text.contains("Exit")));
     }

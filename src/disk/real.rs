@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{DIRECTORY, Disk, FileInfo};
 
 /// The file that is locked while a process uses the directory; it is not listed.
-const LOCK: &str = "LOCK";
+pub const LOCK: &str = "LOCK";
 /// So many descriptors are kept open, and those with unsynced writes besides.
 const OPEN_FILES_MAX: usize = 16;
 

@@ -26,7 +26,7 @@
 //! a vault or a TPM, a passphrase, and keys wiped from memory after use (that takes a crate, `zeroize`; the active
 //! key stands in memory as long as the node runs anyway).
 
-mod date;
+pub mod date;
 
 use std::fmt;
 use std::io;

@@ -50,6 +50,7 @@
 //!
 //! Deliberately absent: repair (a replicated node has peers for that), records that span segments, compression.
 
+pub mod check;
 mod record;
 pub mod replay;
 pub mod spares;

@@ -6,9 +6,9 @@
 //!               changes in the shards' open entries)              of all shards)         the items)
 //! ```
 //!
-//! A write is answered when what it says is durable, by `--sync`, and applied: not before. What arrives
-//! while a batch is in flight is the next batch, so that one sync of the disk carries the writes of many
-//! clients (group commit). Reads do not wait: they see what has been applied, which is what has been
+//! A write is answered when what it says is as durable as `--sync` demands, and applied: not before. What
+//! arrives while a batch is in flight is the next batch, so that one sync of the disk carries the writes of
+//! many clients (group commit). Reads do not wait: they see what has been applied, which is what has been
 //! promised. A client's own order is kept: what it says behind a write that is not answered is either part
 //! of the same batch ([`Work::Run`]) or waits until its writes are answered ([`Next::Settle`]).
 //!
@@ -180,13 +180,8 @@ pub fn hand_over(cx: &mut Cx<'_, Node>) {
             continue;
         }
         let marks = node.keyspace.marks();
-        let is_awaited = journal::append(cx, record, marks);
-        if is_awaited {
-            let at_ms = cx.app.at_ms;
-            cx.app.keyspace.unsettle(at_ms);
-        } else {
-            land(cx);
-        }
+        node.keyspace.unsettle(node.at_ms);
+        journal::append(cx, record, marks);
     }
 }
 

@@ -1,8 +1,8 @@
 //! The log's way to the disk: one thread writes and syncs, one record after the other.
 //!
 //! ```text
-//!   --sync always   a batch waits for its record; while it is in flight the next one gathers
-//!   --sync 1s       batches do not wait; records queue up; a sync every second
+//!   --sync always   a batch waits until its record is synced; meanwhile the next one gathers
+//!   --sync 1s       it waits until its record is written: no end of the process loses it; a sync every second
 //!   --sync never    the same without the sync
 //! ```
 //!
@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use crate::config::Sync;
+use crate::data::files::{Files, RESERVE, RESERVE_BYTES};
 use crate::disk::seal::KEY_BYTES;
 use crate::disk::wal::spares::Spare;
 use crate::disk::wal::writer::Wal;
@@ -30,11 +31,8 @@ use crate::disk::{DIRECTORY, Disk, FileInfo};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 
-use super::files::{Files, RESERVE, RESERVE_BYTES};
 use super::{Node, commit};
 
-/// Bytes that may wait for the disk while nobody waits for them; beyond, writers wait.
-const BACKLOG_BYTES_MAX: usize = 64 << 20;
 /// How long a full disk is left alone before it is tried again.
 const RETRY_NANOS: Nanos = 1_000_000_000;
 const SECOND_NANOS: Nanos = 1_000_000_000;
@@ -82,19 +80,6 @@ impl Segments {
             self.last.pop_front();
         }
         self.last.front().map_or(0, |(number, _)| *number)
-    }
-
-    /// The shards that hold the oldest segment back.
-    pub fn holders(&self, saved: impl Fn(u16) -> u64) -> Vec<u16> {
-        let oldest = self
-            .last
-            .front()
-            .into_iter()
-            .flat_map(|(_, of_shard)| of_shard);
-        oldest
-            .filter(|&(&shard, &index)| index > saved(shard))
-            .map(|(&shard, _)| shard)
-            .collect()
     }
 
     /// How many there are.
@@ -184,8 +169,8 @@ impl Journal {
         }
     }
 
-    /// A log that is to be begun, behind these segments.
-    pub fn open(files: Files, sync: Sync, segments: Segments) -> Journal {
+    /// A log that is to be begun, behind these segments, of which so many bytes had to be read.
+    pub fn open(files: Files, sync: Sync, segments: Segments, bytes: u64) -> Journal {
         Journal {
             link: Some(Link {
                 files,
@@ -205,7 +190,10 @@ impl Journal {
                 recycle_below: 0,
                 key: None,
             }),
-            figures: Figures::default(),
+            figures: Figures {
+                since_saved: bytes,
+                ..Figures::default()
+            },
             segments,
         }
     }
@@ -217,10 +205,9 @@ impl Journal {
 
     /// Whether a batch may be handed over now.
     pub fn is_free(&self) -> bool {
-        self.link.as_ref().is_none_or(|link| match link.sync {
-            Sync::Always => link.wal.is_some() && link.queue.is_empty(),
-            Sync::EverySecond | Sync::Never => link.queue_bytes < BACKLOG_BYTES_MAX,
-        })
+        self.link
+            .as_ref()
+            .is_none_or(|link| link.wal.is_some() && link.queue.is_empty())
     }
 
     /// Whether everything handed over has been written.
@@ -266,20 +253,18 @@ fn enough_space(cx: &mut Cx<'_, Node>) {
     }
 }
 
-/// Sends a record to the disk; whether its batch must wait for it.
-pub fn append(cx: &mut Cx<'_, Node>, payload: Vec<u8>, marks: Vec<(u16, u64)>) -> bool {
+/// Sends the record of the batch in flight to the disk.
+pub fn append(cx: &mut Cx<'_, Node>, payload: Vec<u8>, marks: Vec<(u16, u64)>) {
     let Some(link) = &mut cx.app.journal.link else {
-        return false;
+        return;
     };
-    let is_awaited = link.sync == Sync::Always;
     link.queue_bytes += payload.len();
     link.queue.push_back(Record {
         payload,
         marks,
-        is_awaited,
+        is_awaited: true,
     });
     pump(cx);
-    is_awaited
 }
 
 /// What a job made of the records it was given.

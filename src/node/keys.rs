@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use crate::data::files::{Files, Keys};
 use crate::disk::header::{HEADER_BYTES, Header, Kind};
 use crate::disk::{Damage, Disk};
 
-use super::files::{Files, Keys};
 use super::journal;
 use super::session::{Message, Said};
 use super::turn::{Answer, Next, Turn, Wait};
@@ -57,7 +57,7 @@ pub fn rotate(turn: &mut Turn<'_, '_, '_>) -> Next {
                     }
                     let key = cx.app.saving.files().and_then(Files::active_key);
                     journal::set_key(cx, key);
-                    cx.app.saving.queue_all();
+                    cx.app.saving.queue_all_anew();
                     log::info!("sealing with key {id} from now on; everything is saved anew");
                     Said::Bulk(id.to_string().into_bytes())
                 }

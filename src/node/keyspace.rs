@@ -8,7 +8,6 @@
 //! Scan cursors: `position << 14 | shard`, 0 being both the beginning and the end.
 
 use crate::command::data::{BitOperator, Command, Counted, LcsAnswer, Many};
-use crate::command::encode::Change;
 use crate::command::glob;
 use crate::command::op::{Action, Effect, Event, Op};
 use crate::ring;
@@ -98,23 +97,23 @@ impl Keyspace {
         }
     }
 
-    /// Adds a change to what the shard of `slot` proposes with the next batch.
-    pub fn propose(&mut self, slot: u16, change: &Change<'_>) {
+    /// Adds an operation to what the shard of its key's `slot` proposes with the next batch.
+    pub fn propose(&mut self, slot: u16, op: &Op<'_>) {
         let index = self.index_of_slot(slot);
         let shard = &mut self.shards[index];
-        if shard.open_bytes() == 0 {
+        if !shard.is_open() {
             self.open.push(index);
         }
-        shard.propose(change);
+        shard.propose(op);
     }
 
     /// Proposes that every shard is emptied.
     pub fn propose_flush(&mut self) {
         for index in 0..self.shards.len() {
-            if self.shards[index].open_bytes() == 0 {
+            if !self.shards[index].is_open() {
                 self.open.push(index);
             }
-            self.shards[index].propose(&Change::Flush);
+            self.shards[index].propose_flush();
         }
     }
 
@@ -156,7 +155,7 @@ impl Keyspace {
             let shard = &mut self.shards[index];
             while let Some(applied) = shard.apply_next(&mut reply, |_, _| {}) {
                 if let Applied::Flushed(dropped) = applied {
-                    self.dropped.push(dropped);
+                    self.dropped.push(*dropped);
                 }
             }
             shard.set_settled(u64::MAX);
@@ -183,7 +182,7 @@ impl Keyspace {
             let mut unread = Vec::new();
             let mut reply = Reply::new(&mut unread, Dialect::Resp2);
             if let Some(Applied::Flushed(dropped)) = shard.apply_next(&mut reply, |_, _| {}) {
-                self.dropped.push(dropped);
+                self.dropped.push(*dropped);
             }
         }
     }

@@ -14,7 +14,6 @@
 use std::collections::BTreeSet;
 
 use crate::command::data::{BitOperator, Command, Counted, Many};
-use crate::command::encode::Change;
 use crate::command::op::{Action, Encoding, Event, Op, Set, SetAnswer, SetExpiry};
 use crate::command::row::{Row, flag};
 use crate::reactor::id::ConnId;
@@ -243,7 +242,7 @@ impl<'k> Proposal<'k> {
             Command::One(op) => {
                 self.see(op);
                 let slot = ring::slot(op.key);
-                self.keyspace.propose(slot, &Change::One(op.clone()));
+                self.keyspace.propose(slot, op);
                 return Work::Change { slot };
             }
             Command::Many(Many::Flush) => {
@@ -295,7 +294,7 @@ impl<'k> Proposal<'k> {
         self.see(&op);
         let slot = ring::slot(key);
         self.slots.push(slot);
-        self.keyspace.propose(slot, &Change::One(op));
+        self.keyspace.propose(slot, &op);
     }
 
     /// Makes a change visible to the commands behind it in the same transaction.

@@ -19,20 +19,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::disk::image::read::ImageReader;
-use crate::disk::image::write::ImageWriter;
+use crate::data::files::{self, Files, IDENTITY, RESERVE};
+use crate::data::identity::{self, Identity};
+use crate::data::loading;
 use crate::disk::publish::is_temporary;
-use crate::disk::wal::replay::{self, End};
+use crate::disk::wal::replay::End;
 use crate::disk::wal::writer::Wal;
 use crate::disk::wal::{ActiveKey, SEGMENT_BYTES, is_full};
 use crate::disk::{DIRECTORY, Damage};
 use crate::reactor::app::Cx;
-use crate::shard::meta::{CONTINUES, Meta};
 use crate::shard::recovery::Recovery;
-use crate::shard::section;
 use crate::store::HashSeed;
 
-use super::files::{self, Files, IDENTITY, RESERVE};
 use super::journal::{self, Journal, Segments};
 use super::keyspace::Keyspace;
 use super::saving::Saving;
@@ -74,13 +72,18 @@ pub struct Loading {
 struct Found {
     /// The newest snapshot of each shard that has one.
     snapshots: BTreeMap<u16, String>,
+    seed: HashSeed,
     bytes: u64,
 }
 
 /// Begins to load.
 pub fn begin(cx: &mut Cx<'_, Node>, files: Files) {
-    let shards = cx.app.options.shards;
-    let (id, disk) = (cx.app.run_id.clone(), files.clone());
+    let own = Identity {
+        shards: cx.app.options.shards,
+        node: cx.app.run_id.clone(),
+        seed: cx.app.hash_seed,
+    };
+    let disk = files.clone();
     let progress = Arc::new(Progress::default());
     cx.app.loading = Some(Loading {
         progress,
@@ -89,8 +92,7 @@ pub fn begin(cx: &mut Cx<'_, Node>, files: Files) {
         shards: Vec::new(),
     });
     cx.net.call_later(REPORT, report);
-    cx.net
-        .defer_to_thread(move || find(&disk, shards, &id), found);
+    cx.net.defer_to_thread(move || find(&disk, &own), found);
 }
 
 fn report(cx: &mut Cx<'_, Node>) {
@@ -101,23 +103,29 @@ fn report(cx: &mut Cx<'_, Node>) {
     }
 }
 
-fn find(files: &Files, shards: u16, id: &str) -> Result<Found, Damage> {
+/// Looks at the directory, which becomes `own` if it is new.
+fn find(files: &Files, own: &Identity) -> Result<Found, Damage> {
     let disk = &*files.disk;
     let unreadable = |error: io::Error| Damage::new("the directory", 0, error.to_string());
     let listed = disk.list().map_err(unreadable)?;
-    match listed.iter().any(|file| file.name == IDENTITY) {
-        true => check_identity(files, shards)?,
+    let seed = match listed.iter().any(|file| file.name == IDENTITY) {
+        true => stored_seed(files, own.shards)?,
         false if listed.iter().any(|file| is_data(&file.name)) => {
             let reason = "missing, although there are data; restore the directory from a backup";
             return Err(Damage::new(IDENTITY, 0, reason));
         }
-        false => write_identity(files, shards, id).map_err(unreadable)?,
-    }
+        false => {
+            let disk = Arc::clone(&files.disk);
+            identity::write(disk, &mut (files.entropy)(), own).map_err(unreadable)?;
+            own.seed
+        }
+    };
     for file in listed.iter().filter(|file| is_temporary(&file.name)) {
         disk.remove(&file.name).map_err(unreadable)?;
     }
     let mut found = Found {
         snapshots: BTreeMap::new(),
+        seed,
         bytes: 0,
     };
     let mut newest: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
@@ -131,9 +139,8 @@ fn find(files: &Files, shards: u16, id: &str) -> Result<Found, Damage> {
     }
     for (shard, (index, bytes)) in newest {
         found.bytes += bytes;
-        found
-            .snapshots
-            .insert(shard, files::snapshot_name(shard, index));
+        let name = files::snapshot_name(shard, index);
+        found.snapshots.insert(shard, name);
     }
     Ok(found)
 }
@@ -142,34 +149,15 @@ fn is_data(name: &str) -> bool {
     name.starts_with("wal-") || files::parse_snapshot_name(name).is_some_and(|_| true)
 }
 
-/// The identity is an image without blocks: what it says of itself is all.
-fn write_identity(files: &Files, shards: u16, id: &str) -> io::Result<()> {
-    let text = format!("shards {shards}\nnode {id}\n");
-    let mut entropy = (files.entropy)();
-    let disk = Arc::clone(&files.disk);
-    let writer = ImageWriter::create(disk, IDENTITY, None, &mut entropy, text.as_bytes())?;
-    writer.finish().map(drop)
-}
-
-fn check_identity(files: &Files, shards: u16) -> Result<(), Damage> {
-    let (mut reader, meta) = ImageReader::open(Arc::clone(&files.disk), IDENTITY, &|_| None)?;
-    reader.next(&mut Vec::new())?;
-    let text = String::from_utf8_lossy(&meta);
-    let stored = text
-        .lines()
-        .find_map(|line| line.strip_prefix("shards ")?.parse::<u16>().ok());
-    match stored {
-        Some(stored) if stored == shards => Ok(()),
-        Some(stored) => {
-            let reason = format!("these data are cut into {stored} shards; say --shards {stored}");
-            Err(Damage::new(IDENTITY, 0, reason))
-        }
-        None => Err(Damage::new(
-            IDENTITY,
-            0,
-            "does not say how many shards there are",
-        )),
+/// What the stores of this directory hash with, if it is cut into as many shards as was asked for.
+fn stored_seed(files: &Files, shards: u16) -> Result<HashSeed, Damage> {
+    let stored = identity::read(Arc::clone(&files.disk))?;
+    if stored.shards != shards {
+        let stored = stored.shards;
+        let reason = format!("these data are cut into {stored} shards; say --shards {stored}");
+        return Err(Damage::new(IDENTITY, 0, reason));
     }
+    Ok(stored.seed)
 }
 
 /// The directory has been looked at: every shard is put together on its own.
@@ -178,7 +166,8 @@ fn found(cx: &mut Cx<'_, Node>, found: Result<Found, Damage>) {
         Ok(found) => found,
         Err(damage) => return refuse(cx, &damage),
     };
-    let (count, seed) = (cx.app.options.shards, cx.app.hash_seed);
+    cx.app.hash_seed = found.seed;
+    let (count, seed) = (cx.app.options.shards, found.seed);
     let Some(loading) = &mut cx.app.loading else {
         return;
     };
@@ -216,35 +205,24 @@ fn load(
     seed: HashSeed,
     progress: &Progress,
 ) -> Result<Recovery, Damage> {
-    let damage = |reason: String| Damage::new(name, 0, reason);
-    let disk = Arc::clone(&files.disk);
-    let (mut reader, meta) = ImageReader::open(disk, name, &|id| files.secret(id))?;
-    let meta = Meta::decode(&meta).map_err(damage)?;
-    let [part] = meta.parts[..] else {
-        return Err(damage("holds more than one shard".to_owned()));
+    let mut told = |bytes, keys| {
+        progress.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+        progress.keys.fetch_add(keys, Ordering::Relaxed);
     };
-    if part.shard != number {
-        return Err(damage(format!("holds shard {}", part.shard)));
+    let mut shards = Vec::new();
+    let disk = Arc::clone(&files.disk);
+    let keys = |id| files.secret(id);
+    loading::image(disk, name, &keys, seed, &mut told, &mut |shard| {
+        shards.push(shard);
+    })?;
+    match shards.pop() {
+        Some(shard) if shards.is_empty() && shard.number() == number => Ok(shard),
+        _ => Err(Damage::new(
+            name,
+            0,
+            format!("does not hold shard {number} alone"),
+        )),
     }
-    let mut recovery = Recovery::new(number, seed);
-    recovery.begin_from(part.applied, part.state);
-    let (mut block, mut whole) = (Vec::new(), Vec::new());
-    let (mut keys, mut position) = (0, 0);
-    while let Some(tag) = reader.next(&mut block)? {
-        whole.extend_from_slice(&block);
-        if tag & CONTINUES == 0 {
-            let loaded = recovery.load(&whole).map_err(damage)? as u64;
-            keys += loaded;
-            progress.keys.fetch_add(loaded, Ordering::Relaxed);
-            whole.clear();
-        }
-        let taken = reader.position() - std::mem::replace(&mut position, reader.position());
-        progress.bytes_read.fetch_add(taken, Ordering::Relaxed);
-    }
-    if keys != part.keys {
-        return Err(damage(format!("{keys} keys instead of {}", part.keys)));
-    }
-    Ok(recovery)
 }
 
 fn loaded(cx: &mut Cx<'_, Node>, recovery: Result<Recovery, Damage>) {
@@ -270,6 +248,8 @@ struct Replayed {
     segments: Segments,
     /// Index of each shard's snapshot.
     saved: Vec<u64>,
+    /// Bytes of records.
+    log_bytes: u64,
 }
 
 /// All snapshots are loaded: the log is gone through.
@@ -290,33 +270,20 @@ fn read_log(
 ) -> Result<Replayed, Damage> {
     let saved = shards.iter().map(Recovery::index).collect();
     let mut segments = Segments::default();
-    let mut marks = Vec::new();
-    let end = replay::replay(&*files.disk, &|id| files.secret(id), &mut |record| {
-        marks.clear();
-        for section in section::read(record.payload)? {
-            let shard = shards
-                .get_mut(usize::from(section.shard))
-                .ok_or_else(|| format!("there is no shard {}", section.shard))?;
-            shard.section(&section)?;
-            if let Some(last) = section.entries.last() {
-                marks.push((section.shard, last.index));
-            }
-        }
-        segments.note(record.segment, &marks);
+    let mut log_bytes = 0;
+    let keys = |id| files.secret(id);
+    let end = loading::log(&*files.disk, &keys, &mut shards, &mut |record, marks| {
+        segments.note(record.segment, marks);
         let bytes = record.payload.len() as u64;
+        log_bytes += bytes;
         progress.bytes_read.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
     })?;
-    for shard in &shards {
-        shard
-            .check()
-            .map_err(|reason| Damage::new("the log", 0, reason))?;
-    }
     Ok(Replayed {
         shards,
         end,
         segments,
         saved,
+        log_bytes,
     })
 }
 
@@ -350,7 +317,8 @@ fn replayed(cx: &mut Cx<'_, Node>, replayed: Result<Replayed, Damage>) {
         return;
     };
     let files = loading.files.clone();
-    cx.app.journal = Journal::open(files.clone(), cx.app.options.sync, replayed.segments);
+    let (sync, bytes) = (cx.app.options.sync, replayed.log_bytes);
+    cx.app.journal = Journal::open(files.clone(), sync, replayed.segments, bytes);
     cx.app.saving = Saving::open(files.clone(), replayed.saved, cx.app.at_ms);
     let first = First {
         files,

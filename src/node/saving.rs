@@ -22,6 +22,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::data::files::{self, Files};
 use crate::disk::image::write::ImageWriter;
 use crate::disk::wal::is_full;
 use crate::disk::{DIRECTORY, Disk};
@@ -30,7 +31,6 @@ use crate::reactor::id::ConnId;
 use crate::reactor::timer::Nanos;
 use crate::shard::meta::{CONTINUES, Meta};
 
-use super::files::{self, Files};
 use super::session::{Message, Said};
 use super::{Node, journal};
 
@@ -89,11 +89,15 @@ pub struct Saving {
     saved: Vec<(u64, u64)>,
     /// Shards whose turn will come.
     queue: BTreeSet<u16>,
+    /// Those of them that are saved although nothing was changed.
+    anew: BTreeSet<u16>,
     backups: VecDeque<(String, ConnId)>,
     active: Option<Active>,
     /// Who waits for all that is queued.
     waiting: Vec<ConnId>,
     paused_until: Nanos,
+    /// An image was finished since `saved_ms` was set.
+    is_unsaid: bool,
     /// When everything was last saved, unix milliseconds.
     pub saved_ms: u64,
     /// Writes that there had been when that was begun.
@@ -109,10 +113,12 @@ impl Saving {
             files: None,
             saved: Vec::new(),
             queue: BTreeSet::new(),
+            anew: BTreeSet::new(),
             backups: VecDeque::new(),
             active: None,
             waiting: Vec::new(),
             paused_until: 0,
+            is_unsaid: false,
             saved_ms: 0,
             saved_writes: 0,
             last: Outcome::default(),
@@ -149,10 +155,16 @@ impl Saving {
         self.queue.len()
     }
 
-    /// Asks for snapshots of all shards.
+    /// Asks for snapshots of all shards that were changed since their last.
     pub fn queue_all(&mut self) {
         self.queue = (0..self.saved.len() as u16).collect();
         self.paused_until = 0;
+    }
+
+    /// Asks for snapshots of all shards, changed or not.
+    pub fn queue_all_anew(&mut self) {
+        self.queue_all();
+        self.anew.clone_from(&self.queue);
     }
 
     /// Lets a client wait until everything queued is saved.
@@ -209,11 +221,11 @@ fn begin(cx: &mut Cx<'_, Node>) {
     let (target, shards, disk) = if let Some((name, _)) = node.saving.backups.front() {
         let all = (0..node.keyspace.shards().len() as u16).collect();
         (Target::Backup(name.clone()), all, files.backups.clone())
-    } else if let Some(shard) = node.saving.queue.pop_first() {
-        let index = node.keyspace.shards()[usize::from(shard)].applied().index;
+    } else if let Some((shard, index)) = next_changed(node) {
         let shards = VecDeque::from([shard]);
         (Target::Snapshot(shard, index), shards, files.disk.clone())
     } else {
+        note_saved(cx.app);
         return answer_waiting(cx, &Said::Ok);
     };
     let name = match &target {
@@ -374,10 +386,7 @@ fn finished(cx: &mut Cx<'_, Node>, outcome: io::Result<u64>) {
             }
         }
     }
-    if node_is_saved(cx.app) {
-        cx.app.saving.saved_ms = cx.app.at_ms;
-        cx.app.saving.saved_writes = cx.app.touched.writes;
-    }
+    cx.app.saving.is_unsaid = true;
     begin(cx);
 }
 
@@ -436,7 +445,10 @@ fn give_up(cx: &mut Cx<'_, Node>, error: &io::Error) {
     node.saving.last.failed = true;
     node.saving.paused_until = now + PAUSE.as_nanos() as Nanos;
     match active.target {
-        Target::Snapshot(shard, _) => drop(node.saving.queue.insert(shard)),
+        Target::Snapshot(shard, _) => {
+            node.saving.queue.insert(shard);
+            node.saving.anew.insert(shard);
+        }
         Target::Backup(_) => {
             if let Some((_, conn)) = node.saving.backups.pop_front() {
                 cx.net
@@ -455,7 +467,22 @@ fn answer_waiting(cx: &mut Cx<'_, Node>, said: &Said) {
     }
 }
 
-/// Whether no snapshot is asked for any more.
-fn node_is_saved(node: &Node) -> bool {
-    node.saving.active.is_none() && node.saving.queue.is_empty()
+/// Everything that was asked for is saved.
+fn note_saved(node: &mut Node) {
+    if std::mem::take(&mut node.saving.is_unsaid) || !node.saving.waiting.is_empty() {
+        node.saving.saved_ms = node.at_ms;
+        node.saving.saved_writes = node.touched.writes;
+    }
+}
+
+/// Takes the next shard out of the queue that is to be saved, with the index up to which it will be.
+fn next_changed(node: &mut Node) -> Option<(u16, u64)> {
+    while let Some(shard) = node.saving.queue.pop_first() {
+        let index = node.keyspace.shards()[usize::from(shard)].applied().index;
+        let is_anew = node.saving.anew.remove(&shard);
+        if is_anew || index > node.saving.saved[usize::from(shard)].0 {
+            return Some((shard, index));
+        }
+    }
+    None
 }

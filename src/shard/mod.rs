@@ -52,8 +52,9 @@ const OPEN_BYTES_FIRST: usize = 64 << 10;
 pub enum Applied {
     /// An operation on a key.
     One(Effect),
-    /// Everything is gone; the caller drops what there was where it hurts nobody.
-    Flushed(Dropped),
+    /// Everything is gone; the caller drops what there was where it hurts nobody. In a box: this is what
+    /// every change returns.
+    Flushed(Box<Dropped>),
 }
 
 /// A contiguous run of slots, its log, and what is stored under them.
@@ -116,17 +117,27 @@ impl Shard {
         }
     }
 
-    /// Adds a change to what the next batch proposes.
-    pub fn propose(&mut self, change: &Change<'_>) {
+    /// Adds an operation to what the next batch proposes.
+    pub fn propose(&mut self, op: &Op<'_>) {
+        self.begin_entry();
+        encode::encode_op(op, &mut self.open);
+    }
+
+    /// Adds to what the next batch proposes that the shard is emptied.
+    pub fn propose_flush(&mut self) {
+        self.begin_entry();
+        encode::encode(&Change::Flush, &mut self.open);
+    }
+
+    fn begin_entry(&mut self) {
         if self.open.is_empty() {
             self.open.resize(STAMP_BYTES, 0);
         }
-        encode::encode(change, &mut self.open);
     }
 
-    /// Bytes proposed since the last batch.
-    pub fn open_bytes(&self) -> usize {
-        self.open.len()
+    /// Whether anything was proposed since the last batch.
+    pub fn is_open(&self) -> bool {
+        !self.open.is_empty()
     }
 
     /// Proposes what has gathered as one entry of the time `at_ms`, and appends to `record`, if there is one, what
@@ -236,7 +247,7 @@ impl Shard {
                 touched(op.key, effect);
                 Applied::One(effect)
             }
-            Change::Flush => Applied::Flushed(self.store.clear()),
+            Change::Flush => Applied::Flushed(Box::new(self.store.clear())),
         };
         let _ = entry.changes.split_to(used);
         if entry.changes.is_empty() {

@@ -52,9 +52,10 @@ impl Recovery {
         }
     }
 
-    /// Says where the snapshot stands whose blocks will be loaded.
-    pub fn begin_from(&mut self, applied: Applying, state: HardState) {
+    /// Says where the snapshot stands whose blocks will be loaded, and how many keys to expect.
+    pub fn begin_from(&mut self, applied: Applying, state: HardState, keys: usize) {
         (self.applied, self.state) = (applied, state);
+        self.store.reserve(keys);
     }
 
     /// Adds a block of the snapshot; how many entries it held.

@@ -23,6 +23,8 @@ use super::{Entry, HashSeed};
 /// A directory has at most 2^24 cells (64 MiB), for 3.7 thousand million keys; beyond, tables grow.
 const BITS_MAX: u8 = 24;
 const GROUP_TABLES: usize = 256;
+/// Keys a table when room is made beforehand: few tables get so many more that they split.
+const RESERVED_PER_TABLE: usize = ENTRIES_MAX - 24;
 
 /// Where a key belongs: its hash and the number of its table.
 #[derive(Clone, Copy)]
@@ -60,6 +62,25 @@ impl Dict {
             image: None,
         };
         dict.add_table(Table::new(0, 0));
+        dict
+    }
+
+    /// An empty dictionary with as many tables as `keys` keys will need, each as large as it becomes.
+    pub(super) fn with_room(seed: HashSeed, keys: usize) -> Dict {
+        let tables = keys.div_ceil(RESERVED_PER_TABLE).max(1);
+        let bits = (tables.next_power_of_two().ilog2() as u8).min(BITS_MAX);
+        let mut dict = Dict {
+            bits,
+            directory: (0..1 << bits).collect(),
+            groups: Vec::new(),
+            tables: 0,
+            ..Dict::new(seed)
+        };
+        for _ in 0..1u32 << bits {
+            let table = Table::with_room(bits);
+            dict.totals.move_by(Tally::default(), table.tally());
+            dict.add_table(table);
+        }
         dict
     }
 

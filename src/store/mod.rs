@@ -43,8 +43,11 @@ use scan::is_expired;
 use table::Item;
 use visit::Visit;
 
+/// Entries that are loaded together.
+const LOAD_BATCH: usize = 32;
+
 /// The secret of a store's hash function, so that no client can choose keys that collide.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashSeed(pub u64, pub u64);
 
 impl HashSeed {
@@ -277,11 +280,39 @@ impl Store {
     /// The bytes are no such block, or it holds a key that is there already. The entries before that are added.
     pub fn load(&mut self, block: &[u8], at_ms: u64) -> Result<usize, String> {
         let (mut reader, mut count) = (Reader::new(block), 0);
+        let mut batch = Vec::with_capacity(LOAD_BATCH);
         while reader.left() > 0 {
-            let (key, entry) =
-                image::read_entry(&mut reader).map_err(|why| format!("entry {count}: {why}"))?;
-            let place = self.dict.place(key);
-            if self.dict.find(place, key).is_some() {
+            let mut malformed = None;
+            while batch.len() < LOAD_BATCH && reader.left() > 0 && malformed.is_none() {
+                match image::read_entry(&mut reader) {
+                    Ok((key, entry)) => batch.push((self.dict.seed().hash(key), key, entry)),
+                    Err(why) => malformed = Some(why),
+                }
+            }
+            self.load_batch(&mut batch, at_ms, &mut count)?;
+            if let Some(why) = malformed {
+                return Err(format!("entry {count}: {why}"));
+            }
+        }
+        Ok(count)
+    }
+
+    /// Adds some entries, which stand behind the hashes of their keys.
+    fn load_batch(
+        &mut self,
+        batch: &mut Vec<(u64, &[u8], Entry<'_>)>,
+        at_ms: u64,
+        count: &mut usize,
+    ) -> Result<(), String> {
+        // Each key belongs somewhere else in memory. Looked for in one go, those places are fetched side by side.
+        let is_there = |&(hash, key, _): &(u64, &[u8], Entry<'_>)| {
+            self.dict.find(self.dict.place_of_hash(hash), key).is_some()
+        };
+        let first_there = batch.iter().position(is_there);
+        for (nth, (hash, key, entry)) in batch.drain(..).enumerate() {
+            let place = self.dict.place_of_hash(hash);
+            // It may also stand in the batch twice.
+            if Some(nth) == first_there || self.dict.find(place, key).is_some() {
                 return Err(format!("entry {count}: its key is there already"));
             }
             let item = Item {
@@ -292,9 +323,19 @@ impl Store {
                 access: visit::access_second(at_ms),
             };
             self.dict.insert(place, &item);
-            count += 1;
+            *count += 1;
         }
-        Ok(count)
+        Ok(())
+    }
+
+    /// Makes an empty store ready for about `keys` keys, so that [`Store::load`] need not divide tables as it goes.
+    /// Allocates seven bytes a key at once.
+    ///
+    /// # Panics
+    /// The store is not empty.
+    pub fn reserve(&mut self, keys: usize) {
+        assert!(self.is_empty() && !self.is_imaging());
+        self.dict = Dict::with_room(self.dict.seed(), keys);
     }
 
     /// A number that stores have in common which hold the same keys, values, expiries and encodings at `at_ms`, in

@@ -60,6 +60,14 @@ impl Table {
         }
     }
 
+    /// An empty table that never grows.
+    pub(super) fn with_room(depth: u8) -> Table {
+        Table {
+            index: HashTable::with_capacity(ENTRIES_MAX),
+            ..Table::new(depth, 0)
+        }
+    }
+
     /// How many top bits of the hash all keys of this table share.
     pub(super) fn depth(&self) -> u8 {
         self.depth

@@ -27,8 +27,7 @@ def fill(node, canary):
         write(connection, canary, KEYS)
         if not node.stand_in:
             check(not isinstance(reply := connection.ask("BACKUP", "one"), ErrorReply), f"BACKUP: {reply}")
-            code, said = node.tool("backup", f"127.0.0.1:{node.port}", node.home / "backup-file",
-                                   *(["--seal-keys", node.keys] if node.sealed else []))
+            code, said = node.tool("backup", f"127.0.0.1:{node.port}", node.home / "backup-file")
             equal(code, 0, f"exit code of marline backup\n{said}")
         if node.sealed:
             check(not isinstance(reply := connection.ask("KEY", "ROTATE"), ErrorReply), f"KEY ROTATE: {reply}")

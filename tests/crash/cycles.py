@@ -5,7 +5,6 @@ import time
 
 from load import Load, read_all
 from model import Model
-from node import Node
 
 # Acknowledged writes that a cycle must come to on average: a test that tested nothing fails.
 WRITES_MIN = 100
@@ -21,15 +20,24 @@ class Broken(Exception):
 class Figures:
     def __init__(self):
         self.cycles = self.acknowledged = self.unknown = self.reads = self.nuisances = self.lost = 0
-        self.killed_loading = self.restarts = self.keys = self.writes_lost = self.names_lost = 0
+        self.killed_loading = self.restarts = self.keys = self.power_failures = self.writes_lost = self.names_lost = 0
         self.start = time.monotonic()
+
+    def count(self, load, model):
+        """After the node was killed."""
+        self.cycles += 1
+        self.acknowledged += load.join()
+        self.unknown += len(model.unknown())
+        self.reads += sum(getattr(thread, "reads", 0) for thread in load.threads)
+        self.nuisances += sum(getattr(thread, "done", 0) for thread in load.threads)
 
     def __str__(self):
         said = (f"{self.cycles} cycles, {self.acknowledged:,} writes acknowledged, {self.unknown:,} unknown, "
                 f"{self.reads:,} reads, {self.keys:,} keys compared, {self.nuisances} snapshots and rotations, "
                 f"{self.restarts} starts cut short ({self.killed_loading} while loading)")
-        if self.writes_lost or self.names_lost:
-            said += f", {self.writes_lost:,} unsynced writes and {self.names_lost:,} names thrown away"
+        if self.power_failures:
+            said += (f", {self.power_failures} power failures threw away {self.writes_lost:,} unsynced writes and "
+                     f"{self.names_lost:,} names")
         return f"{said}, lost={self.lost}, {time.monotonic() - self.start:.0f} s"
 
 
@@ -68,17 +76,13 @@ def come_up(node, rng, figures):
     node.start()
 
 
-def load_and_kill(node, model, rng, figures, seed, mark=""):
-    load = Load(node, model, f"{seed}:{figures.cycles}", mark, nuisances(node)).start()
+def load_and_kill(node, model, rng, figures, seed):
+    load = Load(node, model, f"{seed}:{figures.cycles}", nuisances(node)).start()
     time.sleep(rng.uniform(0.05, 0.9))
     if node.process.poll() is not None:
         raise Broken(f"the node ended by itself, exit code {node.process.returncode}\n{node.end_log()}")
     node.kill()
-    figures.acknowledged += load.join()
-    figures.unknown += len(model.unknown())
-    figures.reads += sum(getattr(thread, "reads", 0) for thread in load.threads)
-    figures.nuisances += sum(getattr(thread, "done", 0) for thread in load.threads)
-    figures.cycles += 1
+    figures.count(load, model)
     if load.wrong():
         raise Broken(f"cycle {figures.cycles} (seed {seed}): " + "\n      ".join(load.wrong()))
 
@@ -111,23 +115,33 @@ def kill_cycles(cycles, seed, figures, node, say=print):
     enough(figures, cycles)
 
 
+def lose_power(node, rng, figures):
+    loss = node.disk.lose_power(rng)
+    figures.power_failures += 1
+    figures.writes_lost += loss.writes_lost
+    figures.names_lost += loss.names_lost
+    if not node.disk.syncs and node.options[1] == "always":
+        raise Broken("the faulty disk saw no sync: it is not in the node's way")
+    node.disk.begin_journal()
+
+
 def power_cycles(cycles, seed, figures, node):
-    """Kill, and throw away a random part of what was not synced, as a power failure does."""
+    """Kill, and throw away a random part of what was not synced, as a power failure does; now and then the power
+    fails again while the node starts."""
     rng, model = random.Random(seed), Model()
     node.disk.begin_journal()
     for _ in range(cycles):
         come_up(node, rng, figures)
         judge(node, model, figures, seed)
+        node.disk.slow_sync_ms = rng.choice([0, 3, 15])
         load_and_kill(node, model, rng, figures, seed)
-        loss = node.disk.lose_power(rng)
-        figures.writes_lost += loss.writes_lost
-        figures.names_lost += loss.names_lost
-        if not node.disk.syncs and node.options[1] == "always":
-            raise Broken("the faulty disk saw no sync: it is not in the node's way")
-        node.disk.begin_journal()
+        node.disk.slow_sync_ms = 0
+        lose_power(node, rng, figures)
+        while rng.random() < 0.3:
+            node.launch()
+            time.sleep(rng.uniform(0, 0.15))
+            node.kill()
+            lose_power(node, rng, figures)
     node.start()
     judge(node, model, figures, seed)
     enough(figures, cycles)
-
-
-__all__ = ["Broken", "Figures", "Node", "kill_cycles", "power_cycles"]

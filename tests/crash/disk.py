@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-FIELDS = ["fail_sync", "fail_write", "limited", "free", "slow_sync_ms", "journal",
+FIELDS = ["fail_sync", "fail_write", "limited", "free", "slow_sync_ms", "deaf", "journal",
           "syncs", "writes", "fired", "refused"]
 HEAD = struct.Struct("<c7xQQQII")
 SECTOR = 512
@@ -146,7 +146,8 @@ class FaultyDisk:
     def refuse_unseen(self):
         """A file that the shim did not see being made would be lost by us and not by the server."""
         for entry in os.scandir(self.directory):
-            if entry.is_file(follow_symlinks=False) and not self.path_of(entry.inode()).exists() and entry.stat().st_size:
+            seen = self.path_of(entry.inode()).exists()
+            if entry.is_file(follow_symlinks=False) and not seen and entry.stat().st_size:
                 raise RuntimeError(f"{entry.name} was made behind the shim's back")
 
     def rewrite(self, inode, pending, kept, rng):

@@ -9,6 +9,7 @@
  *   LIMITED, FREE           the disk has FREE bytes left: growing a file takes from them, shrinking and removing
  *                           gives back; a write that does not fit is short, then ENOSPC
  *   SLOW_SYNC_MS            every sync takes that much longer
+ *   DEAF                    1: syncs of files do nothing, 2: those of the directory; to plant a loss
  *   JOURNAL                 write FAULTY_DISK_CTL/journal, from which the driver can make what a power failure
  *                           would have left: every write with the bytes that it replaced, every change of a
  *                           name, and every sync (only what was issued before a sync began is durable with it)
@@ -33,7 +34,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { FAIL_SYNC, FAIL_WRITE, LIMITED, FREE, SLOW_SYNC_MS, JOURNAL, SYNCS, WRITES, FIRED, REFUSED, FIELDS };
+enum { FAIL_SYNC, FAIL_WRITE, LIMITED, FREE, SLOW_SYNC_MS, DEAF, JOURNAL, SYNCS, WRITES, FIRED, REFUSED, FIELDS };
 enum { UNKNOWN, FOREIGN, OURS, DIRECTORY };
 #define FDS (1 << 16)
 #define BLOCK 512
@@ -202,6 +203,10 @@ static int sync_file(int fd, int kind, int (*real)(int)) {
     int failed = 0;
     pthread_mutex_lock(&lock);
     control[SYNCS]++;
+    if (control[DEAF] & (kind == DIRECTORY ? 2 : 1)) {
+        pthread_mutex_unlock(&lock);
+        return 0;
+    }
     uint64_t began = begin(fd, kind, &inode);
     if (due(FAIL_SYNC)) {
         journal('F', inode, began, 0, NULL, 0, NULL, 0);

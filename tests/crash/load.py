@@ -57,11 +57,11 @@ class Count(Step):
 class Writer(threading.Thread):
     """One connection and the keys that only it writes."""
 
-    def __init__(self, node, model, number, seed, settings):
+    def __init__(self, node, model, number, seed):
         super().__init__(daemon=True)
-        self.connection, self.model, self.settings = node.connect(timeout=120), model, settings
+        self.connection, self.model = node.connect(timeout=120), model
         self.rng = random.Random(seed)
-        self.me, self.seed = number, seed
+        self.seed = seed
         self.strings = [model.key(f"w{number}:s:{n}") for n in range(STRINGS)]
         self.counters = [model.key(f"w{number}:n:{n}") for n in range(COUNTERS)]
         self.receipt = model.key(f"w{number}:receipt")
@@ -100,7 +100,7 @@ class Writer(threading.Thread):
         """Never the same twice: who wrote it in which cycle, its number, and a tail of random length."""
         self.serial += 1
         room = self.rng.choices((20, 200, 4000, 50_000, 200_000), (60, 30, 8, 1.5, 0.5))[0]
-        head = f"{self.seed}:{self.serial}:{self.settings.mark}".encode()
+        head = f"{self.seed}:{self.serial}:".encode()
         return head + b"x" * self.rng.randint(0, room)
 
     def some(self, low, high):
@@ -220,7 +220,7 @@ class Reader(threading.Thread):
     def judge(self, key, value, since):
         self.reads += 1
         if isinstance(value, ErrorReply) or not key.read(value, since):
-            raise Wrong(f"GET {key.name} answered {str(value)[:100]}: older than what was acknowledged, or never written")
+            raise Wrong(f"GET {key.name} answered {str(value)[:100]}: stale, or never written")
 
 
 class Nuisance(threading.Thread):
@@ -249,9 +249,9 @@ class Nuisance(threading.Thread):
 class Load:
     """All of them on one node."""
 
-    def __init__(self, node, model, seed, mark="", commands=()):
-        self.model, self.mark = model, mark
-        self.writers = [Writer(node, model, number, f"{seed}:{number}", self) for number in range(WRITERS)]
+    def __init__(self, node, model, seed, commands=()):
+        self.model = model
+        self.writers = [Writer(node, model, number, f"{seed}:{number}") for number in range(WRITERS)]
         self.threads = [*self.writers, Reader(node, model, f"{seed}:r")]
         if commands:
             self.threads.append(Nuisance(node, random.Random(f"{seed}:n"), commands))

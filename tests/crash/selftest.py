@@ -1,11 +1,13 @@
 """Lies and losses planted on purpose; a test here passes when they are found."""
 
 from cycles import Broken, Figures, kill_cycles, power_cycles
-from faults import reads_go_on
+from faults import only_marline, reads_go_on
 from harness import check
 from model import MISSING, Model, Write
 from node import Node
 from server import STAND_IN
+
+DEAF_FILES, DEAF_DIRECTORY = 1, 2
 
 
 def found(function):
@@ -31,6 +33,24 @@ def a_server_that_keeps_nothing(options):
 
 def a_server_that_syncs_later(options):
     return lost(power_cycles, options, sync="1s", faulty=True)
+
+
+def deaf(options, what):
+    """The node under test on a disk whose syncs do nothing, once it has begun: it loses, or refuses to start."""
+    only_marline()
+    with Node(faulty=True) as node:
+        node.start()
+        node.kill()
+        node.disk.deaf = what
+        return "found: " + found(lambda: power_cycles(20, options.seed, Figures(), node)).splitlines()[0]
+
+
+def our_files_never_synced(options):
+    return deaf(options, DEAF_FILES)
+
+
+def our_directory_never_synced(options):
+    return deaf(options, DEAF_DIRECTORY)
 
 
 def a_server_that_syncs_is_not_blamed(options):
@@ -76,7 +96,8 @@ def the_judge(_options):
     right = [{}, {"a": b"3", "b": b"3"}, {"c": None, "d": (b"2", 77)}, {"receipt": b"r2", "x": b"-12", "y": b"12"},
              {"t": b"2"}]
     wrong = [("lost", {"a": b"1"}), ("lost", {"a": None}), ("lost", {"c": (b"1", 77)}), ("never written", {"a": b"9"}),
-             ("never written", {"c": (b"2", None)}), ("half", {"a": b"3"}), ("half", {"b": b"3"}), ("half", {"c": None}),
+             ("never written", {"c": (b"2", None)}),
+             ("half", {"a": b"3"}), ("half", {"b": b"3"}), ("half", {"c": None}),
              ("half", {"d": (b"2", 77)}), ("half", {"receipt": b"r2"}), ("half", {"x": b"-12", "y": b"12"}),
              ("half", {"x": b"-12"}), ("phantom", {"z": b"1"}), ("lost", {"t": None}), ("twice", {"t": b"3"}),
              ("lost", {"receipt": None, "x": b"0", "y": b"0"})]
@@ -95,4 +116,4 @@ def the_judge(_options):
 
 
 ALL = [the_judge, a_server_that_keeps_nothing, a_server_that_syncs_later, a_server_that_syncs_is_not_blamed,
-       reads_that_wait_for_the_disk]
+       our_files_never_synced, our_directory_never_synced, reads_that_wait_for_the_disk]

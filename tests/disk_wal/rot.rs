@@ -125,6 +125,47 @@ fn zeroed_blocks_and_segments_in_each_others_place_are_damage() {
     }
 }
 
+#[test]
+fn records_of_another_history_are_damage() {
+    for key_id in [0, 1] {
+        let [ours, theirs] = [1_u8, 2].map(|content| {
+            let sim = SimDisk::new(1);
+            let disk: Arc<dyn Disk> = Arc::new(sim.clone());
+            let (_, mut wal) = reopen(&disk, key_id, SEGMENT_BYTES);
+            for number in 0..10 {
+                let differs = number == 1 || number == 4;
+                wal.append(&[if differs { content } else { 0 }; 30], true)
+                    .unwrap();
+            }
+            (segments(&sim), sim)
+        });
+        let (name, bytes) = ours.0.iter().next().unwrap();
+        let instead = &theirs.0[name];
+        assert_eq!(bytes[..200], instead[..200]);
+        // Their segment in place of ours, and their second record among ours.
+        ours.1.install(name, instead);
+        assert_eq!(read(&ours.1).unwrap_err().file, *name);
+        let begin = bytes.iter().zip(instead).position(|(a, b)| a != b).unwrap();
+        let record_bytes = if key_id == 0 { 72 } else { 88 };
+        let mut mixed = bytes.clone();
+        let their_record = begin..begin + record_bytes;
+        mixed[their_record.clone()].copy_from_slice(&instead[their_record]);
+        for alone in [false, true] {
+            if alone {
+                // The same without a segment behind it that says where it ends.
+                ours.0
+                    .keys()
+                    .skip(1)
+                    .for_each(|name| ours.1.remove(name).unwrap());
+            }
+            ours.1.install(name, &mixed);
+            let damage = read(&ours.1).unwrap_err();
+            assert_eq!(damage.file, *name, "{damage}");
+            assert_eq!(damage.offset, (begin + record_bytes) as u64, "{damage}");
+        }
+    }
+}
+
 /// Appends `payload` behind a few records, goes down before its sync, tears it at every byte, and says how often
 /// the log was read without it.
 fn tear(key_id: u32, before: usize, payload: &[u8]) -> usize {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use marline::disk::Disk;
 use marline::disk::sim::{Crash, Fault, SimDisk};
+use marline::disk::wal::writer::Wal;
 use marline::disk::wal::{self, replay};
 
 use super::{key, read, reopen};
@@ -35,6 +36,12 @@ fn what_is_appended_is_read_in_order_by_every_later_process() {
         let (found, end) = read(&*disk).unwrap();
         assert_eq!((found, end.torn), (expected, None));
     }
+}
+
+#[test]
+fn a_log_moves_to_its_thread() {
+    fn moves<T: Send + 'static>() {}
+    moves::<Wal>();
 }
 
 #[test]
@@ -187,19 +194,44 @@ fn a_full_disk_refuses_and_takes_the_same_payload_later() {
 
 #[test]
 fn a_record_refused_while_it_was_written_never_appears() {
-    for call in 0..2 {
-        let (sim, disk) = disk();
+    // Seeds, because a write that fails has written a part, or all.
+    for seed in 0..60 {
+        let sim = SimDisk::new(seed);
+        let disk: Arc<dyn Disk> = Arc::new(sim.clone());
         let (_, mut wal) = reopen(&disk, 1, 4096);
         wal.append(b"first", true).unwrap();
-        sim.fail_at(sim.calls() + call, Fault::Enospc, false);
-        assert!(wal::is_full(&wal.append(b"refused", true).unwrap_err()));
-        let after = sim.fork();
-        after.crash(Crash::KeepAll);
-        assert_eq!(read(&after).unwrap().0, [b"first"]);
+        sim.fail_at(sim.calls() + seed % 2, Fault::Enospc, false);
+        let refused = wal.append(b"refused", true).unwrap_err();
+        assert!(wal::is_full(&refused), "seed {seed}: {refused}");
+        assert_eq!(read(&sim).unwrap().0, [b"first"], "seed {seed}");
+        for how in [Crash::KeepAll, Crash::LoseAll] {
+            let after = sim.fork();
+            after.crash(how);
+            assert_eq!(read(&after).unwrap().0, [b"first"], "seed {seed}");
+        }
         assert_eq!(wal.append(b"second", true).unwrap(), 2, "in a new segment");
         sim.crash(Crash::LoseAll);
         assert_eq!(read(&*disk).unwrap().0, [b"first".as_slice(), b"second"]);
     }
+}
+
+#[test]
+fn a_spare_is_written_over_its_length() {
+    let (sim, disk) = disk();
+    let _ = reopen(&disk, 0, 200_000);
+    let lengths: Vec<usize> = sim.contents().values().map(Vec::len).collect();
+    assert_eq!(lengths, [200_000]);
+    sim.crash(Crash::LoseAll);
+    sim.install("spare-00000000000000aa", b"half made");
+    sim.install("spare-00000000000000bb", &[1; 300_000]);
+    let _ = reopen(&disk, 0, 200_000);
+    let [(name, bytes)] = &sim.contents().into_iter().collect::<Vec<_>>()[..] else {
+        panic!("one is enough:\n{sim:?}");
+    };
+    assert_eq!(
+        (name.as_str(), bytes),
+        ("spare-00000000000000aa", &vec![0; 200_000])
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ const EPOCH_DAYS: u64 = 719_468;
 const LAST_S: u64 = 253_402_300_799;
 
 /// The second that unix milliseconds fall into. After the year 9999: its last second.
-pub(super) fn text(at_ms: u64) -> String {
+pub fn text(at_ms: u64) -> String {
     let seconds = (at_ms / 1000).min(LAST_S);
     let (days, second) = (seconds / DAY_S + EPOCH_DAYS, seconds % DAY_S);
     let (era, day) = (days / ERA_DAYS, days % ERA_DAYS);
@@ -26,7 +26,7 @@ pub(super) fn text(at_ms: u64) -> String {
 }
 
 /// Unix milliseconds of a text as [`text`] makes it; `None` for any other.
-pub(super) fn ms(written: &str) -> Option<u64> {
+pub fn ms(written: &str) -> Option<u64> {
     let number = |from: usize, to: usize| written.get(from..to)?.parse::<u64>().ok();
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);

@@ -5,13 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::disk::Disk;
-use crate::disk::real::{Lock, RealDisk};
+use crate::disk::real::{LOCK, Lock, RealDisk};
 use crate::disk::seal::{Entropy, KeyRing, require_private};
 
-use super::files::{Files, IDENTITY, Keys};
-
-/// Directory of the backups, in the data directory.
-const BACKUPS: &str = "backups";
+use super::files::{BACKUPS, Files, IDENTITY, Keys};
 
 /// Opens a directory for a node; at `at_ms` (unix milliseconds), should a key have to be made. The directory is
 /// this process's own until the lock is dropped.
@@ -46,13 +43,7 @@ pub fn open(directory: &Path, ring: Option<&Path>, at_ms: u64) -> Result<(Files,
 /// It cannot be read or is open to others.
 pub fn keys(path: &Path, may_make: bool, at_ms: u64) -> Result<Keys, String> {
     let shown = path.display();
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-        return Err(format!("{shown}: is no file name"));
-    };
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let (parent, name) = split(path)?;
     let disk = RealDisk::open(parent).map_err(|error| format!("{shown}: {error}"))?;
     let ring = if path.exists() {
         require_private(path)?;
@@ -73,6 +64,38 @@ pub fn keys(path: &Path, may_make: bool, at_ms: u64) -> Result<Keys, String> {
         name: name.to_owned(),
         ring: Arc::new(ring),
     })
+}
+
+/// The directory that a file is in, or will be, and its name there.
+///
+/// # Errors
+/// There is no such directory, or the name is none for a file.
+pub fn file(path: &Path) -> Result<(RealDisk, String), String> {
+    let (parent, name) = split(path)?;
+    Ok((existing(parent)?, name.to_owned()))
+}
+
+fn split(path: &Path) -> Result<(&Path, &str), String> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let Some(name) = name.filter(|name| *name != LOCK) else {
+        return Err(format!("{}: is no file name", path.display()));
+    };
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => Ok((parent, name)),
+        _ => Ok((Path::new("."), name)),
+    }
+}
+
+/// A directory that must be there.
+///
+/// # Errors
+/// It is not there or cannot be opened.
+pub fn existing(directory: &Path) -> Result<RealDisk, String> {
+    let shown = directory.display();
+    match directory.is_dir() {
+        true => RealDisk::open(directory).map_err(|error| format!("{shown}: {error}")),
+        false => Err(format!("{shown}: there is no such directory")),
+    }
 }
 
 /// Random bytes from the kernel.

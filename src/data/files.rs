@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use crate::disk::Disk;
+use crate::disk::publish::is_temporary;
 use crate::disk::seal::{Entropy, KEY_BYTES, KeyRing};
 
 /// Name of the file that says whose directory it is.
@@ -21,8 +22,31 @@ pub const IDENTITY: &str = "identity";
 pub const RESERVE: &str = "reserve";
 /// Its bytes.
 pub const RESERVE_BYTES: u64 = 32 << 20;
+/// Directory of the backups, in the data directory.
+pub const BACKUPS: &str = "backups";
 
 const SNAPSHOT: &str = "snapshot-";
+const SEGMENT: &str = "wal-";
+const SPARE: &str = "spare-";
+
+/// What a file of the directory is, by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Whose directory it is.
+    Identity,
+    /// A segment of the log.
+    Segment,
+    /// A segment to come.
+    Spare,
+    /// A snapshot of a shard at an index.
+    Snapshot(u16, u64),
+    /// Space to be given up.
+    Reserve,
+    /// What somebody left who did not finish; nobody reads it.
+    Leftover,
+    /// Not ours.
+    Unknown,
+}
 
 /// Makes a source of random bytes; each file that is begun needs one.
 pub type NewEntropy = fn() -> Entropy;
@@ -63,6 +87,37 @@ impl Files {
     }
 }
 
+/// What the file of this name is.
+pub fn kind(name: &str) -> Kind {
+    let is_number = |digits: &str| digits.len() == 16 && is_hex(digits);
+    if name == IDENTITY {
+        return Kind::Identity;
+    }
+    if name == RESERVE {
+        return Kind::Reserve;
+    }
+    if let Some((shard, index)) = parse_snapshot_name(name) {
+        return Kind::Snapshot(shard, index);
+    }
+    if name.strip_prefix(SEGMENT).is_some_and(is_number) {
+        return Kind::Segment;
+    }
+    if name.strip_prefix(SPARE).is_some_and(is_number) {
+        return Kind::Spare;
+    }
+    let whole = name.rsplit_once('.').map_or("", |(whole, _)| whole);
+    match is_temporary(name) && kind(whole) != Kind::Unknown {
+        true => Kind::Leftover,
+        false => Kind::Unknown,
+    }
+}
+
+fn is_hex(digits: &str) -> bool {
+    digits
+        .bytes()
+        .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// Name of a shard's snapshot at an index.
 pub fn snapshot_name(shard: u16, index: u64) -> String {
     format!("{SNAPSHOT}{shard:04x}-{index:016x}")
@@ -71,7 +126,6 @@ pub fn snapshot_name(shard: u16, index: u64) -> String {
 /// Shard and index of a snapshot, by its name.
 pub fn parse_snapshot_name(name: &str) -> Option<(u16, u64)> {
     let (shard, index) = name.strip_prefix(SNAPSHOT)?.split_once('-')?;
-    let is_hex = |text: &str| text.bytes().all(|digit| digit.is_ascii_hexdigit());
     if shard.len() != 4 || index.len() != 16 || !is_hex(shard) || !is_hex(index) {
         return None;
     }
@@ -79,4 +133,32 @@ pub fn parse_snapshot_name(name: &str) -> Option<(u16, u64)> {
         u16::from_str_radix(shard, 16).ok()?,
         u64::from_str_radix(index, 16).ok()?,
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_what_a_file_is() {
+        let snapshot = snapshot_name(10, 0xabc);
+        assert_eq!(snapshot, "snapshot-000a-0000000000000abc");
+        for (name, is) in [
+            ("identity", Kind::Identity),
+            ("reserve", Kind::Reserve),
+            (snapshot.as_str(), Kind::Snapshot(10, 0xabc)),
+            ("wal-00000000000000ff", Kind::Segment),
+            ("spare-0000000000000001", Kind::Spare),
+            ("identity.tmp", Kind::Leftover),
+            ("snapshot-000a-0000000000000abc.tmp", Kind::Leftover),
+            ("wal-00000000000000FF", Kind::Unknown),
+            ("wal-notes.txt", Kind::Unknown),
+            ("snapshot-000a-0000000000000abc.bak", Kind::Unknown),
+            ("snapshot-000a-+000000000000abc", Kind::Unknown),
+            ("notes.tmp", Kind::Unknown),
+            (".tmp", Kind::Unknown),
+        ] {
+            assert_eq!(kind(name), is, "{name}");
+        }
+    }
 }

@@ -1,0 +1,105 @@
+//! From the files of a directory to shards: what a node does when it starts, and the tools to find out whether one
+//! could.
+
+use std::sync::Arc;
+
+use crate::disk::image::read::{ImageReader, Keys};
+use crate::disk::wal::replay::{self, End, Record};
+use crate::disk::{Damage, Disk};
+use crate::shard::meta::{CONTINUES, Meta};
+use crate::shard::recovery::Recovery;
+use crate::shard::section;
+use crate::store::HashSeed;
+
+/// Keys that room is made for at once, seven bytes each, because a file says so.
+const ROOM_KEYS_MAX: u64 = 64 << 20;
+
+/// Loads an image, a shard after the other, and gives each to `shard` once it is complete. What was read, bytes of
+/// the file and keys, is told to `read` on the way. Returns what the image says of itself.
+///
+/// # Errors
+/// The image is damaged, is sealed with a key that `keys` does not know, or does not hold what it says.
+pub fn image(
+    disk: Arc<dyn Disk>,
+    name: &str,
+    keys: Keys<'_>,
+    seed: HashSeed,
+    read: &mut dyn FnMut(u64, u64),
+    shard: &mut dyn FnMut(Recovery),
+) -> Result<Meta, Damage> {
+    let (mut reader, meta) = ImageReader::open(disk, name, keys)?;
+    let meta = Meta::decode(&meta).map_err(|reason| Damage::new(name, 0, reason))?;
+    let (mut block, mut whole) = (Vec::new(), Vec::new());
+    let mut at = reader.position();
+    let mut tag = reader.next(&mut block)?;
+    for part in &meta.parts {
+        let mut recovery = Recovery::new(part.shard, seed);
+        let keys = part.keys.min(ROOM_KEYS_MAX) as usize;
+        recovery.begin_from(part.applied, part.state, keys);
+        let mut count = 0;
+        while let Some(of_part) = tag.filter(|tag| tag & !CONTINUES == u32::from(part.shard)) {
+            whole.extend_from_slice(&block);
+            let mut loaded = 0;
+            if of_part & CONTINUES == 0 {
+                loaded = recovery
+                    .load(&whole)
+                    .map_err(|reason| Damage::new(name, at, reason))?
+                    as u64;
+                whole.clear();
+            }
+            count += loaded;
+            read(reader.position() - at, loaded);
+            at = reader.position();
+            tag = reader.next(&mut block)?;
+        }
+        if count != part.keys || !whole.is_empty() {
+            let (number, keys) = (part.shard, part.keys);
+            let reason = format!("shard {number} ends here with {count} keys instead of {keys}");
+            return Err(Damage::new(name, at, reason));
+        }
+        shard(recovery);
+    }
+    match tag {
+        None => Ok(meta),
+        Some(tag) => {
+            let reason = format!("a block of shard {} stands here", tag & !CONTINUES);
+            Err(Damage::new(name, at, reason))
+        }
+    }
+}
+
+/// Who is told of a record, and of the last entry in it of each shard that has any: shard and index.
+pub type OnRecord<'r> = &'r mut dyn FnMut(&Record<'_>, &[(u16, u64)]);
+
+/// Replays the log into all shards, which stand in the order of their numbers.
+///
+/// # Errors
+/// The log is damaged, is sealed with a key that `keys` does not know, or does not fit to the shards.
+pub fn log(
+    disk: &dyn Disk,
+    keys: Keys<'_>,
+    shards: &mut [Recovery],
+    read: OnRecord<'_>,
+) -> Result<End, Damage> {
+    let mut marks = Vec::new();
+    let end = replay::replay(disk, keys, &mut |record| {
+        marks.clear();
+        for section in section::read(record.payload)? {
+            let shard = shards
+                .get_mut(usize::from(section.shard))
+                .ok_or_else(|| format!("there is no shard {}", section.shard))?;
+            shard.section(&section)?;
+            if let Some(last) = section.entries.last() {
+                marks.push((section.shard, last.index));
+            }
+        }
+        read(record, &marks);
+        Ok(())
+    })?;
+    for shard in shards {
+        shard
+            .check()
+            .map_err(|reason| Damage::new("the log", 0, reason))?;
+    }
+    Ok(end)
+}
