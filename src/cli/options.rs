@@ -1,4 +1,5 @@
-//! The command lines of `marline cli`, `marline import` and `marline backup`: from arguments and environment to [`Options`].
+//! The command lines of `marline cli`, `marline import` and `marline backup`: from arguments and environment
+//! to [`Options`].
 //!
 //! Options end at the first word that is none: everything from there on belongs to the command, so
 //! `marline cli incrby k -5` needs no quoting. No option takes a secret; a password comes from a file.

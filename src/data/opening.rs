@@ -3,12 +3,18 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::disk::real::{LOCK, Lock, RealDisk};
 use crate::disk::seal::{Entropy, KeyRing, require_private};
 
 use super::files::{BACKUPS, Files, IDENTITY, Keys};
+
+/// How often a directory that is in use is asked for again, and how long between.
+const LOCK_TRIES: u32 = 20;
+/// See [`LOCK_TRIES`].
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Opens a directory for a node; at `at_ms` (unix milliseconds), should a key have to be made. The directory is
 /// this process's own until the lock is dropped.
@@ -20,7 +26,7 @@ pub fn open(directory: &Path, ring: Option<&Path>, at_ms: u64) -> Result<(Files,
     let shown = directory.display();
     let fault = |error: io::Error| format!("{shown}: {error}");
     let disk = RealDisk::open(directory).map_err(fault)?;
-    let lock = disk.try_lock().map_err(fault)?;
+    let lock = lock(&disk).map_err(fault)?;
     let backups = RealDisk::open(&directory.join(BACKUPS)).map_err(fault)?;
     let is_new = !disk
         .list()
@@ -35,6 +41,21 @@ pub fn open(directory: &Path, ring: Option<&Path>, at_ms: u64) -> Result<(Files,
         entropy: kernel_entropy,
     };
     Ok((files, lock))
+}
+
+/// Locks the directory. One that is taken is asked for again for a while: a process that was killed holds it until
+/// its memory is gone.
+fn lock(disk: &RealDisk) -> io::Result<Lock> {
+    let mut left = LOCK_TRIES;
+    loop {
+        match disk.try_lock() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && left > 0 => {
+                left -= 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            locked => return locked,
+        }
+    }
 }
 
 /// The ring in this file. It is made if it is not there and nothing can have been sealed yet.

@@ -49,6 +49,17 @@ pub struct Record {
     pub is_awaited: bool,
 }
 
+impl Record {
+    /// A record that only shows that the one before it was durable.
+    fn empty() -> Record {
+        Record {
+            payload: Vec::new(),
+            marks: Vec::new(),
+            is_awaited: false,
+        }
+    }
+}
+
 /// Which segments hold which entries.
 #[derive(Debug, Default)]
 pub struct Segments {
@@ -446,11 +457,7 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
     }
     let is_idle = std::mem::replace(&mut link.idle, true);
     if is_idle && link.unconfirmed && link.sync == Sync::Always && link.queue.is_empty() {
-        link.queue.push_back(Record {
-            payload: Vec::new(),
-            marks: Vec::new(),
-            is_awaited: false,
-        });
+        link.queue.push_back(Record::empty());
     }
     if link.full.is_none_or(|retry_at| retry_at <= now) {
         pump(cx);
@@ -458,10 +465,11 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
     }
 }
 
-/// Seals what follows with this key.
+/// Seals what follows with this key. An empty record begins the new segment, so that the old ones can go.
 pub fn set_key(cx: &mut Cx<'_, Node>, key: Option<(u32, [u8; KEY_BYTES])>) {
     if let Some(link) = &mut cx.app.journal.link {
         link.key = Some(key.map(|(id, secret)| ActiveKey { id, secret }));
+        link.queue.push_back(Record::empty());
         pump(cx);
     }
 }
@@ -472,11 +480,7 @@ pub fn close(cx: &mut Cx<'_, Node>) -> bool {
         return false;
     };
     link.sync_due = true;
-    link.queue.push_back(Record {
-        payload: Vec::new(),
-        marks: Vec::new(),
-        is_awaited: false,
-    });
+    link.queue.push_back(Record::empty());
     pump(cx);
     true
 }

@@ -91,8 +91,17 @@ pub struct Session {
     pending: Option<Box<Pending>>,
     /// What ends the wait.
     alarm: Option<TimerId>,
-    /// The request at hand breaks a rule; what is to be said about it must stand behind other answers.
-    violation: Option<Violation>,
+    /// What was found in the input and must be answered behind other answers.
+    behind: Option<Behind>,
+}
+
+/// What is answered and is no command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Behind {
+    /// The request at hand breaks a rule.
+    Violation(Violation),
+    /// A telnet client asked for something; it is refused with this.
+    Telnet(&'static [u8]),
 }
 
 impl Session {
@@ -181,14 +190,19 @@ impl Session {
     ) -> Option<usize> {
         let limits = Limits::trusted(turn.node.options.argument_bytes_max);
         let lenient = matches!(turn.reply.dialect(), Dialect::Line | Dialect::Json);
-        if let Some(violation) = self.violation.take() {
+        if let Some(Behind::Violation(violation)) = self.behind.take() {
             return Some(self.violation(turn, input, parser, violation, lenient));
         }
         match parser.next(input, &limits, lenient) {
             Ok(Progress::Incomplete) => None,
             Ok(Progress::Nothing { consumed }) => Some(consumed),
             Ok(Progress::Telnet { consumed, refusal }) => {
-                turn.reply.raw(refusal);
+                if turn.client().awaiting > 0 {
+                    self.behind = Some(Behind::Telnet(refusal));
+                    self.settle(turn);
+                } else {
+                    turn.reply.raw(refusal);
+                }
                 Some(consumed)
             }
             Ok(Progress::Request { consumed }) => {
@@ -214,7 +228,7 @@ impl Session {
                 Some(consumed)
             }
             Err(violation) if turn.client().awaiting > 0 => {
-                self.violation = Some(violation);
+                self.behind = Some(Behind::Violation(violation));
                 self.settle(turn);
                 None
             }
@@ -265,6 +279,10 @@ impl Session {
     fn go_on(&mut self, cx: &mut Cx<'_, Node>) {
         let was_paused = self.phase != Phase::Open;
         self.phase = Phase::Open;
+        if let Some(Behind::Telnet(refusal)) = self.behind {
+            self.behind = None;
+            cx.net.write(refusal);
+        }
         if let Some(mut pending) = self.pending.take() {
             let Pending { bytes, parser } = &mut *pending;
             let used = self.run(cx, bytes, parser);
@@ -464,7 +482,7 @@ impl Factory<Node> for Sessions {
             ended: false,
             pending: None,
             alarm: None,
-            violation: None,
+            behind: None,
         }))
     }
 

@@ -1,10 +1,11 @@
 //! MULTI, EXEC, DISCARD, WATCH, UNWATCH.
 //!
 //! Commands typed after MULTI are kept as they were typed and parsed again by EXEC, when their time has
-//! come. What they change is one record of the log and applied in one go: with nothing in between, which *is*
-//! isolation, and whole or not at all after a crash. WATCH makes EXEC conditional: a change to a watched key breaks the watch of every client
-//! that has it, at the moment of the change; EXEC reads the mark, and looks itself whether a key that was
-//! there when it was watched is gone (past its time, or flushed with all others).
+//! come. What they change is in one record of the log and is applied in one go: with nothing in between, which
+//! *is* isolation, and whole or not at all after a crash. WATCH makes EXEC conditional: a change to a watched
+//! key breaks the watch of every client that has it, when it is applied; EXEC waits for changes to its watched
+//! keys that are under way, reads the mark, and looks itself whether a key that was there when it was watched
+//! is gone (past its time, or flushed with all others).
 
 use std::collections::BTreeMap;
 

@@ -168,8 +168,10 @@ impl Shard {
         let next = Vec::with_capacity(self.open.len().min(OPEN_BYTES_FIRST));
         let mut data = std::mem::replace(&mut self.open, next);
         data[..STAMP_BYTES].copy_from_slice(&at_ms.to_le_bytes());
-        let mut entry = RaftEntry::default();
-        entry.data = Bytes::from(data);
+        let entry = RaftEntry {
+            data: Bytes::from(data),
+            ..RaftEntry::default()
+        };
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgPropose);
         message.from = REPLICA;

@@ -108,11 +108,12 @@ impl Recovery {
         }
         let keep = (entry.index - self.applied.index - 1) as usize;
         self.tail.truncate(keep);
-        let mut raft_entry = RaftEntry::default();
-        raft_entry.index = entry.index;
-        raft_entry.term = entry.term;
-        raft_entry.data = Bytes::copy_from_slice(entry.data);
-        self.tail.push_back(raft_entry);
+        self.tail.push_back(RaftEntry {
+            index: entry.index,
+            term: entry.term,
+            data: Bytes::copy_from_slice(entry.data),
+            ..RaftEntry::default()
+        });
         Ok(())
     }
 
@@ -208,11 +209,13 @@ impl Recovery {
 
     /// The shard.
     pub fn finish(self) -> Shard {
-        let mut state = RaftHardState::default();
-        state.term = self.state.term;
-        state.vote = self.state.vote;
-        // A commit index is no promise: it may be behind what a snapshot holds.
-        state.commit = self.state.commit.max(self.applied.index);
+        let state = RaftHardState {
+            term: self.state.term,
+            vote: self.state.vote,
+            // A commit index is no promise: it may be behind what a snapshot holds.
+            commit: self.state.commit.max(self.applied.index),
+            ..RaftHardState::default()
+        };
         let mut log = Log::new(state, vec![REPLICA], self.applied.index, self.applied.term);
         log.append(self.tail.into());
         Shard::assemble(self.number, self.store, log, self.applied)

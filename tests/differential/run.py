@@ -302,11 +302,13 @@ def main():
     options.add_argument("--seed", type=int, default=random.SystemRandom().getrandbits(32))
     options.add_argument("--epoch", type=int, help="run this one epoch of the seed")
     options.add_argument("--differences", type=int, default=1, help="stop after so many differences")
+    options.add_argument("--data", default="none",
+                         help="directory of Marline's data, under one that is removed; none: in memory only")
     options.add_argument("--self-test", action="store_true")
     chosen = options.parse_args()
     if chosen.self_test:
         return self_test(chosen.seed)
-    with Server(STAND_IN) as redis, Server() as marline:
+    with Server(STAND_IN) as redis, Server(data=chosen.data) as marline:
         return run(Pair(redis, marline), chosen.seed, chosen.commands, chosen.epoch, chosen.differences)
 
 
