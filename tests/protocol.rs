@@ -1,9 +1,9 @@
 //! protocol.md and README.md are executed: every transcript in them is typed to a real server, and the lists of
 //! commands, settings and errors are compared with the tables and texts in the sources.
 //!
-//! A transcript is a block fenced as `marline`; protocol.md begins with what its lines mean. One fenced as `marline data`
-//! or `marline sealed` is typed to a process with a directory, so that it can be killed. A block fenced as `hex NAME`
-//! holds the bytes of a file, which are read as a node reads them.
+//! A transcript is a block fenced as `marline`; protocol.md begins with what its lines mean. One fenced as
+//! `marline data` or `marline sealed` is typed to a process with a directory, so that it can be killed. A block
+//! fenced as `hex NAME` holds the bytes of a file, which are read as a node reads them.
 
 #![allow(clippy::unwrap_used, reason = "a test says what it misses by failing")]
 
@@ -72,12 +72,22 @@ impl Server {
     }
 }
 
-/// A process with a directory, killed when dropped.
+/// A process with a directory, which is removed when it is dropped.
 struct OnDisk {
     home: PathBuf,
     is_sealed: bool,
-    process: Child,
+    process: Process,
     address: SocketAddr,
+}
+
+/// Killed when dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 impl OnDisk {
@@ -94,7 +104,7 @@ impl OnDisk {
     }
 
     /// Starts a process and reads its log until it is ready.
-    fn launch(home: &Path, is_sealed: bool) -> (Child, SocketAddr) {
+    fn launch(home: &Path, is_sealed: bool) -> (Process, SocketAddr) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_marline"));
         command
             .args(["--port", "0", "--data"])
@@ -103,8 +113,8 @@ impl OnDisk {
             command.arg("--seal-keys").arg(home.join("keys"));
         }
         let command = command.env("MARLINE_LOG", "info").stderr(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let mut log = BufReader::new(process.stderr.take().unwrap());
+        let mut process = Process(command.spawn().unwrap());
+        let mut log = BufReader::new(process.0.stderr.take().unwrap());
         let (mut address, mut said) = (None, String::new());
         loop {
             let mut line = String::new();
@@ -113,26 +123,23 @@ impl OnDisk {
             if let Some((_, rest)) = line.split_once(" listens on ") {
                 address = rest.split(' ').next().and_then(|text| text.parse().ok());
             } else if line.contains("ready: ") {
-                process.stderr = Some(log.into_inner());
+                process.0.stderr = Some(log.into_inner());
                 return (process, address.unwrap());
             }
         }
     }
 
-    fn kill(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-
     fn restart(&mut self) {
-        self.kill();
+        let _ = self.process.0.kill();
+        let _ = self.process.0.wait();
         (self.process, self.address) = OnDisk::launch(&self.home, self.is_sealed);
     }
 }
 
 impl Drop for OnDisk {
     fn drop(&mut self) {
-        self.kill();
+        let _ = self.process.0.kill();
+        let _ = self.process.0.wait();
         let _ = fs::remove_dir_all(&self.home);
     }
 }
