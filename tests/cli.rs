@@ -11,6 +11,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 
 /// Variable that holds the tool's arguments, separated by [`SEPARATOR`].
@@ -35,6 +36,7 @@ fn the_tool_itself() {
         .collect();
     std::process::exit(match args.split_first() {
         Some((role, rest)) if role == "import" => marline::cli::import::run(rest),
+        Some((role, rest)) if role == "backup" => marline::cli::backup::run(rest),
         _ => marline::cli::run(args),
     });
 }
@@ -437,4 +439,141 @@ fn an_import_tells_when_the_node_goes_away() {
     let late = server(|_| Some(Vec::new()));
     dump.import(late, &["--timeout", "0.2"])
         .expect(4, summary, "within 0.2 s");
+}
+
+/// A directory that backups are written to, and what there is to fetch.
+struct Fetching {
+    home: std::path::PathBuf,
+    image: Vec<u8>,
+}
+
+impl Fetching {
+    fn new(name: &str) -> Fetching {
+        let home = std::env::temp_dir().join(format!("marline-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&home);
+        std::fs::create_dir(&home).expect("a directory");
+        let golden = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/image-1/sealed.image"
+        );
+        let image = std::fs::read(golden).expect("an image");
+        Fetching { home, image }
+    }
+
+    /// A node that gives `image` in pieces of 100 bytes, and tells on the channel what it was asked.
+    fn node(&self, image: &[u8]) -> (u16, mpsc::Receiver<String>) {
+        let (told, asked) = mpsc::channel();
+        let told = std::sync::Mutex::new(told);
+        let image = image.to_vec();
+        let port = server(move |args| {
+            let args: Vec<&str> = args.iter().map(String::as_str).collect();
+            let told = told.lock().expect("one at a time");
+            let _ = told.send(args.join(" "));
+            match args.as_slice() {
+                ["BACKUP", "READ", _, offset, "1048576"] => {
+                    let rest = &image[offset.parse::<usize>().expect("a number")..];
+                    let piece = &rest[..rest.len().min(100)];
+                    let head = format!("${}\r\n", piece.len());
+                    Some([head.as_bytes(), piece, b"\r\n"].concat())
+                }
+                _ => Some(b"+OK\r\n".to_vec()),
+            }
+        });
+        (port, asked)
+    }
+
+    fn run(&self, port: u16, args: &[&str]) -> Outcome {
+        let node = format!("127.0.0.1:{port}");
+        let file = self.home.join("file");
+        let file = file.to_str().expect("readable");
+        tool(1, &[&["backup"], args, &[&node, file]].concat(), b"")
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.home).expect("a directory");
+        let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").file_name();
+        entries
+            .map(|entry| name(entry).to_string_lossy().into_owned())
+            .collect()
+    }
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.home);
+    }
+}
+
+#[test]
+fn a_backup_is_fetched() {
+    let fetching = Fetching::new("backup-fetched");
+    // What an earlier run left behind.
+    std::fs::write(fetching.home.join("file.tmp"), [b'x'; 9000]).expect("a file");
+    let (port, asked) = fetching.node(&fetching.image);
+    let outcome = fetching.run(port, &[]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(
+        outcome.stdout.contains("440 bytes, sealed with key 2, "),
+        "{outcome:?}"
+    );
+    assert_eq!(fetching.names(), ["file"]);
+    let fetched = std::fs::read(fetching.home.join("file")).expect("a file");
+    assert_eq!(fetched, fetching.image);
+    let asked: Vec<String> = asked.try_iter().collect();
+    let name = asked[0].strip_prefix("BACKUP ").expect("a backup is made");
+    assert_eq!(asked.len(), 1 + 6 + 1, "{asked:?}");
+    assert_eq!(asked[3], format!("BACKUP READ {name} 200 1048576"));
+    assert_eq!(asked[7], format!("BACKUP REMOVE {name}"));
+
+    // There it is, and it is never replaced.
+    let outcome = fetching.run(port, &[]);
+    outcome.expect(1, "", "is there already");
+}
+
+#[test]
+fn nothing_is_left_of_a_backup_that_fails() {
+    let fetching = Fetching::new("backup-fails");
+    let mut changed = fetching.image.clone();
+    changed[300] ^= 1;
+    let (port, asked) = fetching.node(&changed);
+    (fetching.run(port, &[])).expect(1, "", "what came is damaged: file.tmp at byte");
+    assert_eq!(fetching.names().len(), 0);
+    assert!(
+        asked
+            .try_iter()
+            .any(|asked| asked.starts_with("BACKUP REMOVE")),
+        "the node needs it no more"
+    );
+
+    let refusing = server(|_| Some(b"-ERR there are no files\r\n".to_vec()));
+    let outcome = fetching.run(refusing, &[]);
+    outcome.expect(1, "", "refused BACKUP: ERR there are no files");
+    assert!(
+        !outcome.stderr.contains("its copy"),
+        "it has none: {outcome:?}"
+    );
+
+    let hangs_up = server(|args| match args[1].as_str() {
+        "READ" => None,
+        _ => Some(b"+OK\r\n".to_vec()),
+    });
+    (fetching.run(hangs_up, &[])).expect(
+        4,
+        "",
+        "may have kept its copy: marline cli backup remove",
+    );
+    let silent = server(|args| match args[1].as_str() {
+        "READ" => Some(Vec::new()),
+        _ => Some(b"+OK\r\n".to_vec()),
+    });
+    (fetching.run(silent, &["--timeout", "0.2"])).expect(4, "", "within 0.2 s");
+    fetching.run(1, &[]).expect(4, "", "cannot connect");
+    assert_eq!(fetching.names().len(), 0);
+    tool(1, &["backup", "127.0.0.1:1", "/no/such/file"], b"").expect(1, "", "no such directory");
+    tool(1, &["backup"], b"").expect(2, "", "marline backup --help");
+    let help = tool(1, &["backup", "--help"], b"");
+    assert!(
+        help.code == Some(0) && help.stdout.contains("--verify"),
+        "{help:?}"
+    );
 }

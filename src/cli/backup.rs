@@ -98,14 +98,15 @@ fn fresh_name() -> String {
 
 /// What a backup holds, in a few words.
 fn held(summary: &Summary) -> String {
-    let meta = summary.meta.as_deref();
-    match meta.and_then(|meta| Meta::decode(meta).ok()) {
-        Some(meta) => {
-            let keys: u64 = meta.parts.iter().map(|part| part.keys).sum();
-            format!("{keys} keys")
-        }
-        None => format!("sealed with key {}", summary.key_id),
+    if summary.key_id != 0 {
+        return format!("sealed with key {}", summary.key_id);
     }
+    let meta = summary.meta.as_deref().map(Meta::decode);
+    let parts = meta
+        .and_then(Result::ok)
+        .map_or(Vec::new(), |meta| meta.parts);
+    let keys: u64 = parts.iter().map(|part| part.keys).sum();
+    format!("{keys} keys")
 }
 
 struct Fetch {

@@ -20,7 +20,7 @@ use crate::disk::seal::{Entropy, KEY_BYTES, KeyRing};
 pub const IDENTITY: &str = "identity";
 /// Name of the file that is given up when the disk is full.
 pub const RESERVE: &str = "reserve";
-/// Its bytes.
+/// Its bytes, unless somebody wants otherwise.
 pub const RESERVE_BYTES: u64 = 32 << 20;
 /// Directory of the backups, in the data directory.
 pub const BACKUPS: &str = "backups";
@@ -62,6 +62,10 @@ pub struct Files {
     pub keys: Option<Keys>,
     /// Random bytes.
     pub entropy: NewEntropy,
+    /// Length of a segment of the log.
+    pub segment_bytes: u64,
+    /// Length of the reserve.
+    pub reserve_bytes: u64,
 }
 
 /// A ring of keys and the file it is in.

@@ -8,8 +8,9 @@ use std::time::Duration;
 use crate::disk::Disk;
 use crate::disk::real::{LOCK, Lock, RealDisk};
 use crate::disk::seal::{Entropy, KeyRing, require_private};
+use crate::disk::wal::SEGMENT_BYTES;
 
-use super::files::{BACKUPS, Files, IDENTITY, Keys};
+use super::files::{BACKUPS, Files, IDENTITY, Keys, RESERVE_BYTES};
 
 /// How often a directory that is in use is asked for again, and how long between.
 const LOCK_TRIES: u32 = 20;
@@ -39,6 +40,8 @@ pub fn open(directory: &Path, ring: Option<&Path>, at_ms: u64) -> Result<(Files,
         backups: Arc::new(backups),
         keys,
         entropy: kernel_entropy,
+        segment_bytes: SEGMENT_BYTES,
+        reserve_bytes: RESERVE_BYTES,
     };
     Ok((files, lock))
 }

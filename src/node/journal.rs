@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use crate::config::Sync;
-use crate::data::files::{Files, RESERVE, RESERVE_BYTES};
+use crate::data::files::{Files, RESERVE};
 use crate::disk::seal::KEY_BYTES;
 use crate::disk::wal::spares::Spare;
 use crate::disk::wal::writer::Wal;
@@ -231,6 +231,13 @@ impl Journal {
     /// Whether writes that take space are refused.
     pub fn is_full(&self) -> bool {
         self.link.as_ref().is_some_and(|link| link.full.is_some())
+    }
+
+    /// Whether something waits to be written and there is no space for it.
+    pub fn is_stuck(&self) -> bool {
+        self.is_full()
+            && !self.is_at_rest()
+            && self.link.as_ref().is_some_and(|link| link.wal.is_some())
     }
 
     /// Bytes that wait for the disk.
@@ -485,15 +492,25 @@ pub fn close(cx: &mut Cx<'_, Node>) -> bool {
     true
 }
 
-/// Writes the reserve, unless it is there.
-pub fn make_reserve(disk: &dyn Disk) -> io::Result<()> {
-    let is_there = |file: &FileInfo| file.name == RESERVE && file.bytes == RESERVE_BYTES;
+/// Makes the reserve, whole or not at all, unless it is there.
+fn make_reserve(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
+    let is_there = |file: &FileInfo| file.name == RESERVE && file.bytes == bytes;
     if disk.list()?.iter().any(is_there) {
         return Ok(());
     }
+    let made = write_reserve(disk, bytes);
+    if made.is_err() {
+        // It may not be there yet; and what cannot be removed now is written over by the next attempt.
+        let _ = disk.remove(RESERVE);
+    }
+    made
+}
+
+fn write_reserve(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
     let zeros = vec![0; PIECE_BYTES];
-    for piece in 0..RESERVE_BYTES / PIECE_BYTES as u64 {
-        disk.write(RESERVE, piece * PIECE_BYTES as u64, &zeros)?;
+    for at in (0..bytes).step_by(PIECE_BYTES) {
+        let piece = (bytes - at).min(PIECE_BYTES as u64) as usize;
+        disk.write(RESERVE, at, &zeros[..piece])?;
     }
     disk.sync(RESERVE)?;
     disk.sync(DIRECTORY)
@@ -508,47 +525,61 @@ pub fn recycle(cx: &mut Cx<'_, Node>, saved: impl Fn(u16) -> u64) {
     }
 }
 
-/// Makes the next segment ready, if there is none, and the reserve, if it was given up.
+/// What could be made ready.
+struct Prepared {
+    spare: Option<Spare>,
+    outcome: io::Result<()>,
+}
+
+/// Makes the next segment ready, if there is none, and the reserve, if it was given up. Not while the log is being
+/// written, which must find the space first.
 fn prepare(cx: &mut Cx<'_, Node>) {
     let Some(link) = &mut cx.app.journal.link else {
         return;
     };
-    let wants_spare = link.wal.as_ref().is_some_and(Wal::wants_spare);
+    let Some(wal) = link.wal.as_mut().filter(|_| !link.is_preparing) else {
+        return;
+    };
+    let plan = wal.wants_spare().then(|| wal.plan_spare());
     let wants_reserve = !link.has_reserve;
-    let is_wanted = wants_spare || wants_reserve;
-    if link.is_preparing || !link.has_begun || !is_wanted {
+    if plan.is_none() && !wants_reserve {
         return;
     }
-    let plan = match &mut link.wal {
-        Some(wal) if wants_spare => Some(wal.plan_spare()),
-        _ => None,
-    };
     link.is_preparing = true;
-    let disk = link.files.disk.clone();
-    cx.net.defer_to_thread(
-        move || {
-            let spare = plan.map(|plan| plan.make(&*disk)).transpose()?;
-            if wants_reserve {
-                make_reserve(&*disk)?;
-            }
-            Ok(spare)
-        },
-        move |cx, made: io::Result<_>| {
-            let Some(link) = &mut cx.app.journal.link else {
-                return;
-            };
-            link.is_preparing = false;
-            match made {
-                Ok(spare) => {
-                    link.has_reserve = true;
-                    link.spare = spare;
-                    link.adopt();
-                    enough_space(cx);
-                    pump(cx);
-                }
-                Err(error) if is_full(&error) => out_of_space(cx, &error),
-                Err(error) => fail(cx, &error),
-            }
-        },
-    );
+    let (disk, reserve_bytes) = (link.files.disk.clone(), link.files.reserve_bytes);
+    let make = move || {
+        let made = plan.map(|plan| plan.make(&*disk)).transpose();
+        let outcome = match &made {
+            Ok(_) if wants_reserve => make_reserve(&*disk, reserve_bytes),
+            _ => Ok(()),
+        };
+        match made {
+            Ok(spare) => Prepared { spare, outcome },
+            Err(error) => Prepared {
+                spare: None,
+                outcome: Err(error),
+            },
+        }
+    };
+    cx.net.defer_to_thread(make, prepared);
+}
+
+fn prepared(cx: &mut Cx<'_, Node>, made: Prepared) {
+    let Some(link) = &mut cx.app.journal.link else {
+        return;
+    };
+    link.is_preparing = false;
+    if made.spare.is_some() {
+        link.spare = made.spare;
+        link.adopt();
+    }
+    match made.outcome {
+        Ok(()) => {
+            link.has_reserve = true;
+            enough_space(cx);
+            pump(cx);
+        }
+        Err(error) if is_full(&error) => out_of_space(cx, &error),
+        Err(error) => fail(cx, &error),
+    }
 }

@@ -319,6 +319,10 @@ fn go_on_stopping(cx: &mut Cx<'_, Node>) {
             }
         }
         Stopping::Closing if is_at_rest => cx.net.stop(),
+        Stopping::Asked | Stopping::Closing if cx.app.journal.is_stuck() => {
+            log::warn!("stopping without what there is no space for");
+            cx.net.stop();
+        }
         _ => {}
     }
 }

@@ -64,8 +64,7 @@ pub fn command(
         return Next::Settle;
     }
     if let Some(text) = turn.node.refusal(row.is(flag::DENYOOM)) {
-        turn.reply.error(text);
-        return Next::Go;
+        return refuse(turn, text);
     }
     if turn.node.commits.open_bytes() > OPEN_BYTES_MAX {
         turn.node.latches.wait(turn.me, Vec::new(), false);
@@ -130,6 +129,16 @@ pub fn transaction(
         push(turn, row, *args, flags | INNER, work);
     }
     Next::Deferred
+}
+
+/// Refuses a write, behind the answers to those before it.
+fn refuse(turn: &mut Turn<'_, '_, '_>, text: &str) -> Next {
+    if turn.client().awaiting > 0 {
+        return Next::Settle;
+    }
+    turn.node.latches.release(turn.me, turn.net);
+    turn.reply.error(text);
+    Next::Go
 }
 
 /// Whether as much of this client is under way as may be.

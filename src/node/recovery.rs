@@ -19,14 +19,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::data::files::{self, Files, IDENTITY, RESERVE};
+use crate::data::files::{self, Files, IDENTITY, Kind, RESERVE};
 use crate::data::identity::{self, Identity};
 use crate::data::loading;
-use crate::disk::publish::is_temporary;
 use crate::disk::wal::replay::End;
 use crate::disk::wal::writer::Wal;
-use crate::disk::wal::{ActiveKey, SEGMENT_BYTES, is_full};
-use crate::disk::{DIRECTORY, Damage};
+use crate::disk::wal::{ActiveKey, is_full};
+use crate::disk::{DIRECTORY, Damage, FileInfo};
 use crate::reactor::app::Cx;
 use crate::shard::recovery::Recovery;
 use crate::store::HashSeed;
@@ -120,7 +119,8 @@ fn find(files: &Files, own: &Identity) -> Result<Found, Damage> {
             own.seed
         }
     };
-    for file in listed.iter().filter(|file| is_temporary(&file.name)) {
+    let is_leftover = |file: &&FileInfo| files::kind(&file.name) == Kind::Leftover;
+    for file in listed.iter().filter(is_leftover) {
         disk.remove(&file.name).map_err(unreadable)?;
     }
     let mut found = Found {
@@ -344,7 +344,7 @@ impl First {
         let key = files.active_key();
         let key = key.map(|(id, secret)| ActiveKey { id, secret });
         let disk = Arc::clone(&files.disk);
-        let mut wal = Wal::begin(disk, key, (files.entropy)(), &self.end, SEGMENT_BYTES)?;
+        let mut wal = Wal::begin(disk, key, (files.entropy)(), &self.end, files.segment_bytes)?;
         let segment = wal.append(&self.record, true)?;
         Ok((wal, segment))
     }

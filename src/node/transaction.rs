@@ -202,6 +202,7 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>) -> Next {
     if let Some(text) = turn.node.refusal(takes_space).filter(|_| writes) {
         drop(parts);
         forget_watches(turn);
+        turn.node.latches.release(turn.me, turn.net);
         turn.reply.error(text);
         return Next::Go;
     }

@@ -86,7 +86,7 @@ pub struct Check<'c> {
     pub backups: Option<Arc<dyn Disk>>,
     /// The ring of keys, if one was given.
     pub ring: Option<&'c KeyRing>,
-    /// Of the shards' hash functions.
+    /// Of the shards' hash functions, as long as the identity tells no other.
     pub seed: HashSeed,
     /// Whether every change in the log is told.
     pub is_verbose: bool,
@@ -104,6 +104,7 @@ impl Check<'_> {
             damages: 0,
             closed: 0,
             shards: None,
+            seed: self.seed,
             newest: BTreeMap::new(),
         };
         let listed = self.disk.list()?;
@@ -140,6 +141,8 @@ impl Check<'_> {
             Ok(identity) => {
                 let (shards, node) = (identity.shards, identity.node);
                 findings.shards = Some(shards);
+                // A snapshot loads faster with the seed that it was made with.
+                findings.seed = identity.seed;
                 findings.file(file, 0, &format!("{shards} shards, node {node}"));
             }
             Err(damage) => findings.damage(&damage),
@@ -181,7 +184,13 @@ impl Check<'_> {
         shard: &mut dyn FnMut(Recovery),
     ) -> Option<Meta> {
         let shown = in_folder(file, folder);
-        match verify::verify(Arc::clone(disk), &file.name, self.ring, self.seed, shard) {
+        match verify::verify(
+            Arc::clone(disk),
+            &file.name,
+            self.ring,
+            findings.seed,
+            shard,
+        ) {
             Ok(verified) => {
                 let what = verified.meta.as_ref().map(verify::summary);
                 findings.closed += u64::from(what.is_none());
@@ -263,11 +272,11 @@ impl Check<'_> {
 
     /// Replays the log over the newest snapshots, and lets every shard commit what is left, as a node does.
     fn shards(&self, shards: u16, findings: &mut Findings<'_>) {
-        let newest = &mut findings.newest;
+        let (newest, seed) = (&mut findings.newest, findings.seed);
         let mut shards: Vec<Recovery> = (0..shards)
             .map(|number| {
                 let loaded = newest.remove(&number);
-                loaded.unwrap_or_else(|| Recovery::new(number, self.seed))
+                loaded.unwrap_or_else(|| Recovery::new(number, seed))
             })
             .collect();
         let saved: Vec<u64> = shards.iter().map(Recovery::index).collect();
@@ -327,6 +336,7 @@ struct Findings<'t> {
     closed: u64,
     /// How many shards there are, if the identity tells.
     shards: Option<u16>,
+    seed: HashSeed,
     /// The newest snapshot of each shard.
     newest: BTreeMap<u16, Recovery>,
 }
@@ -351,7 +361,7 @@ impl Findings<'_> {
     fn verdict(self) -> Verdict {
         let (damages, closed) = (self.damages, self.closed);
         if damages > 0 {
-            (self.tell)(&format!("damaged: {damages} findings"));
+            (self.tell)(&format!("not whole, damage found: {damages}"));
             return Verdict::Damaged;
         }
         if closed > 0 {

@@ -20,6 +20,7 @@ import by_hand  # noqa: E402,F401
 import lifecycle  # noqa: E402,F401
 import bad_input  # noqa: E402,F401
 import importing  # noqa: E402,F401
+import backups  # noqa: E402,F401
 
 
 class TookTooLong(Exception):

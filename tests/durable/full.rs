@@ -1,0 +1,93 @@
+//! A disk without space: writes are refused, in their place, and nothing hangs.
+
+use std::time::Duration;
+
+use super::script::talker;
+use super::world::{Client, Disks, World};
+
+const NO_SPACE: &str = "-NOSPACE";
+
+/// A node, a client, and a write of it that cannot be kept for lack of space.
+fn stuck() -> (Disks, World, Client) {
+    let disks = Disks::plain();
+    let mut world = World::start(&disks);
+    let client = talker(&mut world);
+    world.ask(client, "SET before 1");
+    disks.data.limit(0);
+    world.send(client, &format!("SET stuck {}\n", "x".repeat(2_000)));
+    world.pass(Duration::from_millis(500));
+    assert_eq!(world.heard(client), "");
+    (disks, world, client)
+}
+
+#[test]
+fn refusals_stand_behind_earlier_answers() {
+    let (disks, mut world, client) = stuck();
+    world.send(client, "SET refused 1\nGET before\n");
+    let mut other = talker(&mut world);
+    assert!(world.ask(other, "SET k v").starts_with(NO_SPACE));
+    assert_eq!(world.ask(other, "GET before"), "1");
+    assert_eq!(world.heard(client), "");
+    disks.data.limit(u64::MAX);
+    let heard = world.lines(client, 3);
+    assert_eq!(heard.lines().next(), Some("OK"), "{heard}");
+    assert_eq!(heard.lines().last(), Some("1"), "{heard}");
+    world.pass(Duration::from_secs(3));
+    other = talker(&mut world);
+    assert_eq!(world.ask(other, "SET k v"), "OK");
+}
+
+#[test]
+fn whoever_is_refused_stands_in_nobodys_way() {
+    let disks = Disks::plain();
+    let mut world = World::on_slow_disk(&disks, Duration::from_millis(50));
+    let [writer, copier, transactor, other] = [(); 4].map(|()| talker(&mut world));
+    world.ask(writer, "SET kept 1");
+    world.send(transactor, "WATCH kept\nMULTI\nSET new 1\nEXEC\n");
+    world.lines(transactor, 4);
+    world.send(transactor, "WATCH stuck\nMULTI\nSET kept 2\n");
+    world.lines(transactor, 3);
+    world.pass(Duration::from_secs(1));
+    disks.data.limit(0);
+    // They wait for the write, and keep others off its key; only then it shows that there is no space.
+    world.send(writer, &format!("SET stuck {}\n", "x".repeat(2_000)));
+    world.pass(Duration::from_micros(200));
+    world.send(copier, "COPY stuck copied\n");
+    world.send(transactor, "EXEC\n");
+    world.pass(Duration::from_secs(1));
+    let heard = [writer, copier, transactor].map(|client| world.heard(client));
+    assert_eq!(heard, ["", "", ""]);
+    // There is space for what is stuck, and not for the reserve.
+    disks.data.limit(8 << 10);
+    assert_eq!(world.lines(writer, 1), "OK\n");
+    assert!(world.lines(copier, 1).starts_with(NO_SPACE));
+    assert_eq!(world.lines(transactor, 1), "(nil)\n");
+    assert_eq!(world.ask(other, "DEL stuck"), "1");
+    disks.data.limit(u64::MAX);
+    world.pass(Duration::from_secs(3));
+    assert_eq!(world.ask(other, "SET stuck v"), "OK");
+}
+
+#[test]
+fn space_is_given_to_deletes_before_the_reserve() {
+    let (disks, mut world, client) = stuck();
+    // With each attempt there is a little more.
+    let mut capacity = 0;
+    while world.heard(client).is_empty() {
+        capacity += 512;
+        disks.data.limit(capacity);
+        world.pass(Duration::from_secs(2));
+        assert!(capacity < 16 << 10, "{:?}", disks.data);
+    }
+    let needed = 6 << 10;
+    assert!(capacity <= needed, "{capacity}: {:?}", disks.data);
+    let other = talker(&mut world);
+    assert!(world.ask(other, "SET k v").starts_with(NO_SPACE));
+    assert_eq!(world.ask(other, "DEL before stuck"), "2");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_space() {
+    let (_, mut world, _) = stuck();
+    world.stop();
+}

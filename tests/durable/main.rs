@@ -1,0 +1,19 @@
+//! Whole nodes on a disk that fails on purpose: what is acknowledged is kept, whatever happens when.
+//!
+//! A world is a simulated network, a simulated disk and one node; clients are text. [`script`] plays a session
+//! and says which of its commands were acknowledged; [`check`](script::check) restarts a node on what the disk has
+//! left and compares it with a node that keeps everything in memory and was told the same.
+//!
+//! `DURABLE_FULL=1` tries every fault at every call of the disk; without it a sample that takes seconds.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test")]
+
+mod faults;
+mod full;
+mod script;
+mod world;
+
+/// Whether there is time for everything.
+fn is_full_run() -> bool {
+    std::env::var_os("DURABLE_FULL").is_some()
+}
