@@ -1,7 +1,9 @@
 //! protocol.md and README.md are executed: every transcript in them is typed to a real server, and the lists of
 //! commands, settings and errors are compared with the tables and texts in the sources.
 //!
-//! A transcript is a block fenced as `marline`; protocol.md begins with what its lines mean.
+//! A transcript is a block fenced as `marline`; protocol.md begins with what its lines mean. One fenced as
+//! `marline data` or `marline sealed` is typed to a process with a directory, so that it can be killed. A block
+//! fenced as `hex NAME` holds the bytes of a file, which are read as a node reads them.
 
 #![allow(clippy::unwrap_used, reason = "a test says what it misses by failing")]
 
@@ -9,35 +11,152 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use marline::command::encode::{self, Change};
+use marline::command::op::{Action, Op};
 use marline::command::rows::ROWS;
 use marline::config::Options;
 use marline::config::table::{SETTINGS, When};
 use marline::config::values::{Origin, Values};
+use marline::disk::Disk;
+use marline::disk::header::{HEADER_BYTES, Header, Kind};
+use marline::disk::image::read::ImageReader;
+use marline::disk::real::RealDisk;
+use marline::disk::seal::KeyRing;
+use marline::disk::sim::SimDisk;
+use marline::disk::wal::replay;
 use marline::node::{self, Node};
 use marline::reactor::mio_backend::MioBackend;
 use marline::reactor::remote::Remote;
+use marline::shard::meta::Meta;
+use marline::shard::section;
+use marline::store::{HashSeed, Store};
 
 /// How long a line may take to come. Nothing waits that long unless a transcript is wrong.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a transcript shows when the server has closed the connection.
 const CLOSED: &str = "<closed>";
+/// What a transcript shows when the server is killed and started again.
+const KILLED: &str = "<kill -9, start>";
 
-/// A server of its own for each transcript, stopped when dropped.
-struct Server {
+/// A server of its own for each transcript.
+enum Server {
+    InMemory(InMemory),
+    OnDisk(OnDisk),
+}
+
+impl Server {
+    fn start(transcript: &Transcript) -> Server {
+        match transcript.fence.as_str() {
+            "```marline" => Server::InMemory(InMemory::start()),
+            fence => Server::OnDisk(OnDisk::start(transcript.at, fence == "```marline sealed")),
+        }
+    }
+
+    fn address(&self) -> SocketAddr {
+        match self {
+            Server::InMemory(server) => server.address,
+            Server::OnDisk(server) => server.address,
+        }
+    }
+
+    fn restart(&mut self) {
+        match self {
+            Server::InMemory(_) => panic!("a server without a directory cannot be started again"),
+            Server::OnDisk(server) => server.restart(),
+        }
+    }
+}
+
+/// A process with a directory, which is removed when it is dropped.
+struct OnDisk {
+    home: PathBuf,
+    is_sealed: bool,
+    process: Process,
+    address: SocketAddr,
+}
+
+/// Killed when dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl OnDisk {
+    fn start(at: usize, is_sealed: bool) -> OnDisk {
+        let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("transcript-{at}"));
+        let _ = fs::remove_dir_all(&home);
+        let (process, address) = OnDisk::launch(&home, is_sealed);
+        OnDisk {
+            home,
+            is_sealed,
+            process,
+            address,
+        }
+    }
+
+    /// Starts a process and reads its log until it is ready.
+    fn launch(home: &Path, is_sealed: bool) -> (Process, SocketAddr) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_marline"));
+        command
+            .args(["--port", "0", "--data"])
+            .arg(home.join("data"));
+        if is_sealed {
+            command.arg("--seal-keys").arg(home.join("keys"));
+        }
+        let command = command.env("MARLINE_LOG", "info").stderr(Stdio::piped());
+        let mut process = Process(command.spawn().unwrap());
+        let mut log = BufReader::new(process.0.stderr.take().unwrap());
+        let (mut address, mut said) = (None, String::new());
+        loop {
+            let mut line = String::new();
+            assert!(log.read_line(&mut line).unwrap() > 0, "it ended: {said}");
+            said.push_str(&line);
+            if let Some((_, rest)) = line.split_once(" listens on ") {
+                address = rest.split(' ').next().and_then(|text| text.parse().ok());
+            } else if line.contains("ready: ") {
+                process.0.stderr = Some(log.into_inner());
+                return (process, address.unwrap());
+            }
+        }
+    }
+
+    fn restart(&mut self) {
+        let _ = self.process.0.kill();
+        let _ = self.process.0.wait();
+        (self.process, self.address) = OnDisk::launch(&self.home, self.is_sealed);
+    }
+}
+
+impl Drop for OnDisk {
+    fn drop(&mut self) {
+        let _ = self.process.0.kill();
+        let _ = self.process.0.wait();
+        let _ = fs::remove_dir_all(&self.home);
+    }
+}
+
+/// A server in a thread, stopped when dropped.
+struct InMemory {
     address: SocketAddr,
     remote: Remote<Node>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Server {
+impl InMemory {
     #[expect(
         clippy::disallowed_methods,
         reason = "a test's server is not a reactor's job"
     )]
-    fn start() -> Server {
+    fn start() -> InMemory {
         let (tell, told) = std::sync::mpsc::channel();
         let thread = thread::spawn(move || {
             let mut values = Values::default();
@@ -52,7 +171,7 @@ impl Server {
         });
         let (address, remote) = told.recv().unwrap();
         let thread = Some(thread);
-        Server {
+        InMemory {
             address,
             remote,
             thread,
@@ -60,7 +179,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for InMemory {
     fn drop(&mut self) {
         self.remote.call(|cx| cx.net.stop());
         let ended = self.thread.take().unwrap().join();
@@ -124,6 +243,8 @@ struct Step {
 
 struct Transcript {
     at: usize,
+    /// The line that begins it.
+    fence: String,
     steps: Vec<Step>,
 }
 
@@ -147,10 +268,11 @@ fn transcripts(document: &str) -> Vec<Transcript> {
     for (number, line) in document.lines().enumerate() {
         let at = number + 1;
         if line.starts_with("```") {
-            inside = line == "```marline";
+            inside = ["```marline", "```marline data", "```marline sealed"].contains(&line);
             if inside {
                 found.push(Transcript {
                     at,
+                    fence: line.to_owned(),
                     steps: Vec::new(),
                 });
             }
@@ -161,7 +283,18 @@ fn transcripts(document: &str) -> Vec<Transcript> {
     found
 }
 
+/// Who types the step that kills the server.
+const NOBODY: char = '!';
+
 fn add_line(steps: &mut Vec<Step>, at: usize, line: &str) {
+    if line == KILLED {
+        return steps.push(Step {
+            client: NOBODY,
+            at,
+            typed: Vec::new(),
+            expected: Vec::new(),
+        });
+    }
     let Some((client, text)) = prompt(line) else {
         let step = steps.last_mut().expect("somebody types first");
         return step.expected.push(line.to_owned());
@@ -234,11 +367,16 @@ fn left_over(client: &mut Client) -> String {
 }
 
 fn play(transcript: &Transcript) -> Result<(), String> {
-    let server = Server::start();
+    let mut server = Server::start(transcript);
     let mut clients: Vec<Client> = Vec::new();
     for step in &transcript.steps {
+        if step.client == NOBODY {
+            clients.clear();
+            server.restart();
+            continue;
+        }
         if !clients.iter().any(|client| client.name == step.client) {
-            clients.push(Client::connect(step.client, server.address));
+            clients.push(Client::connect(step.client, server.address()));
         }
         let mut ours = clients
             .iter_mut()
@@ -352,7 +490,15 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// The fixed beginnings of the error texts that a file says outside its tests.
 fn error_texts(source: &str) -> Vec<String> {
-    const CODES: [&str; 5] = ["ERR ", "EXECABORT ", "NOPROTO ", "WRONGPASS ", "WRONGTYPE "];
+    const CODES: [&str; 7] = [
+        "ERR ",
+        "EXECABORT ",
+        "LOADING ",
+        "NOPROTO ",
+        "NOSPACE ",
+        "WRONGPASS ",
+        "WRONGTYPE ",
+    ];
     let said = source.split("#[cfg(test)]").next().unwrap_or_default();
     said.split('"')
         .map(|text| text.trim_start_matches('-'))
@@ -407,4 +553,103 @@ fn a_transcript_reads_as_the_document_says() {
     assert_eq!((read.len(), steps.as_slice()), (1, typed.as_slice()));
     assert!(is_as_shown("abcabd", "a…d") && is_as_shown("ab", "a…b…") && is_as_shown("x", "x"));
     assert!(!is_as_shown("abc", "a…d") && !is_as_shown("ab", "a") && !is_as_shown("ab", "b…"));
+}
+
+/// The bytes of the block fenced as `hex name`. A line: where it stands, at most 16 bytes, what they mean.
+fn hex(name: &str) -> Vec<u8> {
+    let fence = format!("```hex {name}");
+    let document = document("protocol.md");
+    let lines = document.lines().skip_while(|line| *line != fence).skip(1);
+    let mut bytes = Vec::new();
+    for line in lines.take_while(|line| *line != "```") {
+        let (at, rest) = line.split_once("  ").unwrap();
+        assert_eq!(usize::from_str_radix(at, 16), Ok(bytes.len()), "{line}");
+        let digits = rest.split("  ").next().unwrap();
+        bytes.extend(
+            digits
+                .split(' ')
+                .map(|two| u8::from_str_radix(two, 16).unwrap()),
+        );
+    }
+    assert!(!bytes.is_empty(), "protocol.md shows {name}");
+    bytes
+}
+
+#[test]
+fn the_log_that_is_drawn_is_one() {
+    const NAME: &str = "wal-0000000000000001";
+    let (mut bytes, disk) = (hex(NAME), SimDisk::new(1));
+    let header = Header::decode(&bytes, Kind::Segment, NAME).unwrap();
+    assert_eq!(header.encode(), bytes[..HEADER_BYTES]);
+    assert_eq!((header.key_id, header.number), (0, 1));
+    bytes.resize(16 << 20, 0);
+    disk.install(NAME, &bytes);
+
+    let mut store = Store::new(HashSeed(1, 2));
+    let mut changes = Vec::new();
+    let end = replay::replay(&disk, &|_| None, &mut |record| {
+        for entry in section::read(record.payload)?
+            .iter()
+            .flat_map(|section| &section.entries)
+        {
+            if let Some((_, body)) = section::body(entry.data)? {
+                changes.extend_from_slice(body);
+            }
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!((end.sequence, end.torn), (6, None));
+    let (change, used) = encode::decode(&changes).unwrap();
+    assert_eq!(
+        (used, changes.as_slice()),
+        (6, b"\x01\x01k\x00\x01v".as_slice())
+    );
+    let Change::One(op) = &change else {
+        panic!("{change:?}")
+    };
+    assert!(matches!(op, Op { key: b"k", action: Action::Set(set) } if set.value == b"v"));
+    let mut reply = Vec::new();
+    let mut reply =
+        marline::wire::reply::Reply::new(&mut reply, marline::wire::reply::Dialect::Resp2);
+    store.apply(op, 1, &mut reply);
+    assert_eq!(store.lookup(b"k", 1).unwrap().value, b"v");
+    let mut again = Vec::new();
+    encode::encode(&change, &mut again);
+    assert_eq!(again, changes);
+}
+
+#[test]
+fn the_backup_that_is_drawn_is_one() {
+    let (bytes, disk) = (hex("backups/one"), SimDisk::new(1));
+    assert_eq!(
+        Header::decode(&bytes, Kind::Image, "one").unwrap().encode(),
+        bytes[..HEADER_BYTES]
+    );
+    disk.install("one", &bytes);
+    let disk: Arc<dyn Disk> = Arc::new(disk);
+    let (mut reader, meta) = ImageReader::open(disk, "one", &|_| None).unwrap();
+    let meta = Meta::decode(&meta).unwrap();
+    let [part] = meta.parts[..] else {
+        panic!("{meta:?}")
+    };
+    assert_eq!(
+        (meta.shards, part.shard, part.applied.index, part.keys),
+        (1, 0, 2, 1)
+    );
+    let mut block = Vec::new();
+    assert_eq!(reader.next(&mut block).unwrap(), Some(0));
+    let mut store = Store::new(HashSeed(1, 2));
+    assert_eq!(store.load(&block, part.applied.at_ms), Ok(1));
+    assert_eq!(store.lookup(b"k", 1).unwrap().value, b"v");
+    assert_eq!(reader.next(&mut block).unwrap(), None);
+}
+
+#[test]
+fn the_ring_of_keys_that_is_shown_is_the_golden_one() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/image-1");
+    let ring = fs::read_to_string(golden.join("keys")).unwrap();
+    assert!(document("protocol.md").contains(&format!("```text\n{ring}```")));
+    let ring = KeyRing::open(&RealDisk::open(&golden).unwrap(), "keys").unwrap();
+    assert_eq!(ring.active().0, 2);
 }
