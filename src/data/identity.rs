@@ -6,6 +6,7 @@
 //!   shards 16                                            into how many shards the data are cut
 //!   node 3f9c…                                           the node that wrote them
 //!   seed 00c0ffee00c0ffee 00c0ffee00c0ffee               what its stores hash with
+//!   restored                                             every shard has a snapshot, from a backup
 //! ```
 //!
 //! or, from the first change that a restore makes until its last:
@@ -26,12 +27,13 @@ use std::sync::Arc;
 use crate::disk::image::read::ImageReader;
 use crate::disk::image::write::ImageWriter;
 use crate::disk::seal::Entropy;
-use crate::disk::{Damage, Disk};
+use crate::disk::{Damage, Disk, FileInfo};
 
-use super::files::IDENTITY;
+use super::files::{self, IDENTITY};
 use crate::store::HashSeed;
 
 const RESTORING: &str = "restoring\n";
+const RESTORED: &str = "restored\n";
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +44,27 @@ pub struct Identity {
     pub node: String,
     /// What its stores hash with.
     pub seed: HashSeed,
+    /// It was made from a backup: each shard has a snapshot, without which the shard is not whole.
+    pub is_restored: bool,
+}
+
+impl Identity {
+    /// A shard that must have a snapshot among these files and has none.
+    pub fn missing_snapshot(&self, listed: &[FileInfo]) -> Option<u16> {
+        let has = |shard: u16| {
+            let of = |file: &FileInfo| files::parse_snapshot_name(&file.name);
+            listed
+                .iter()
+                .any(|file| of(file).is_some_and(|(of, _)| of == shard))
+        };
+        (0..self.shards).find(|&shard| self.is_restored && !has(shard))
+    }
+}
+
+/// What is to be said about a [missing snapshot](Identity::missing_snapshot).
+pub fn missing(shard: u16) -> Damage {
+    let reason = format!("was restored with a snapshot of shard {shard}, which is not there");
+    Damage::new(IDENTITY, 0, reason)
 }
 
 /// Writes the identity, in place of one that is there; on return it is durable.
@@ -49,9 +72,12 @@ pub struct Identity {
 /// # Errors
 /// The disk's.
 pub fn write(disk: Arc<dyn Disk>, entropy: &mut Entropy, identity: &Identity) -> io::Result<()> {
-    let Identity { shards, node, seed } = identity;
-    let HashSeed(first, second) = seed;
-    let text = format!("shards {shards}\nnode {node}\nseed {first:016x} {second:016x}\n");
+    let Identity { shards, node, .. } = identity;
+    let HashSeed(first, second) = identity.seed;
+    let mut text = format!("shards {shards}\nnode {node}\nseed {first:016x} {second:016x}\n");
+    if identity.is_restored {
+        text.push_str(RESTORED);
+    }
     write_text(disk, entropy, &text)
 }
 
@@ -94,7 +120,12 @@ pub fn read(disk: Arc<dyn Disk>) -> Result<Identity, Damage> {
     let seed = field("seed")
         .and_then(parse_seed)
         .ok_or_else(|| wrong("does not say what the stores hash with"))?;
-    Ok(Identity { shards, node, seed })
+    Ok(Identity {
+        shards,
+        node,
+        seed,
+        is_restored: text.ends_with(RESTORED),
+    })
 }
 
 fn parse_seed(text: &str) -> Option<HashSeed> {

@@ -24,8 +24,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// It cannot be made, opened or locked; the ring of keys cannot be read, is open to others, or is not there
 /// although there are data.
 pub fn open(directory: &Path, ring: Option<&Path>, at_ms: u64) -> Result<(Files, Lock), String> {
-    let shown = directory.display();
-    let fault = |error: io::Error| format!("{shown}: {error}");
+    let fault = |error: io::Error| error.to_string();
     let disk = RealDisk::open(directory).map_err(fault)?;
     let lock = lock(&disk).map_err(fault)?;
     let backups = RealDisk::open(&directory.join(BACKUPS)).map_err(fault)?;

@@ -19,12 +19,15 @@ use crate::wire::number;
 use crate::wire::request::Args;
 
 use super::session::{Message, Said};
-use super::turn::{Answer, Next, Turn, Wait};
+use super::turn::{Answer, Next, Turn, Until, Wait};
 
 /// Longest name.
 const NAME_BYTES_MAX: usize = 128;
 /// Bytes that one READ answers with.
 const READ_BYTES_MAX: u64 = 1 << 20;
+
+/// Words that are no names.
+const WORDS: [&str; 4] = ["LIST", "READ", "REMOVE", "HELP"];
 
 const USAGE: &str = "ERR usage: BACKUP name | LIST | READ name offset count | REMOVE name";
 const BAD_NAME: &str =
@@ -41,6 +44,7 @@ pub fn backup(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     let word = args.at(1);
     match args.len() {
         2 if parse::is(word, "LIST") => ask(turn, move || list(&*disk)),
+        2 if WORDS.iter().any(|reserved| parse::is(word, reserved)) => refuse(turn, USAGE),
         2 => make(turn, disk, word),
         3 if parse::is(word, "REMOVE") => match name(args.at(2)) {
             Some(name) => ask(turn, move || remove(&*disk, &name)),
@@ -67,7 +71,7 @@ fn name(word: &[u8]) -> Option<String> {
 }
 
 const WAIT: Next = Next::Wait(Wait {
-    until: None,
+    until: Until::Done,
     answer: Answer::Ok,
 });
 

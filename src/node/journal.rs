@@ -31,7 +31,7 @@ use crate::disk::{DIRECTORY, Disk, FileInfo};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 
-use super::{Node, commit};
+use super::{Node, commit, saving};
 
 /// How long a full disk is left alone before it is tried again.
 const RETRY_NANOS: Nanos = 1_000_000_000;
@@ -143,6 +143,8 @@ struct Link {
     /// A second has passed since the last sync.
     sync_due: bool,
     synced: Nanos,
+    /// When the last sync that ended well was begun.
+    synced_from: Nanos,
     /// The last record is not yet confirmed by one behind it.
     unconfirmed: bool,
     /// Nothing was written since the last look.
@@ -192,6 +194,7 @@ impl Journal {
                 queue_bytes: 0,
                 sync_due: false,
                 synced: 0,
+                synced_from: 0,
                 unconfirmed: true,
                 idle: false,
                 full: None,
@@ -385,7 +388,7 @@ fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
     link.wal = Some(written.wal);
     link.adopt();
     if written.synced {
-        link.synced = now;
+        (link.synced, link.synced_from) = (now, began);
     }
     let mut has_landed = false;
     for (segment, record) in written.done {
@@ -411,6 +414,9 @@ fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
     }
     if has_landed {
         commit::land(cx);
+    }
+    if written.synced {
+        saving::feed(cx);
     }
     pump(cx);
 }
@@ -448,6 +454,19 @@ pub fn out_of_space(cx: &mut Cx<'_, Node>, error: &io::Error) {
             },
         );
     }
+}
+
+/// Whether everything is durable that was applied up to `moment`. If not, it will be soon, and saving goes on.
+pub fn is_durable(cx: &mut Cx<'_, Node>, moment: Nanos) -> bool {
+    let Some(link) = &mut cx.app.journal.link else {
+        return true;
+    };
+    if link.sync == Sync::Always || link.synced_from > moment {
+        return true;
+    }
+    link.sync_due = true;
+    pump(cx);
+    false
 }
 
 /// Ten times a second: the second's sync, the confirming record, the next segment, a full disk.

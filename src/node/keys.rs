@@ -15,12 +15,12 @@ use crate::disk::{Damage, Disk};
 
 use super::journal;
 use super::session::{Message, Said};
-use super::turn::{Answer, Next, Turn, Wait};
+use super::turn::{Answer, Next, Turn, Until, Wait};
 
 const NOT_SEALED: &str = "ERR the data are not sealed; start the node with --seal-keys FILE";
 
 const WAIT: Next = Next::Wait(Wait {
-    until: None,
+    until: Until::Done,
     answer: Answer::Ok,
 });
 

@@ -22,6 +22,7 @@ use std::time::Duration;
 use crate::data::files::{self, Files, IDENTITY, Kind, RESERVE};
 use crate::data::identity::{self, Identity};
 use crate::data::loading;
+use crate::disk::publish::is_temporary;
 use crate::disk::wal::replay::End;
 use crate::disk::wal::writer::Wal;
 use crate::disk::wal::{ActiveKey, is_full};
@@ -81,6 +82,7 @@ pub fn begin(cx: &mut Cx<'_, Node>, files: Files) {
         shards: cx.app.options.shards,
         node: cx.app.run_id.clone(),
         seed: cx.app.hash_seed,
+        is_restored: false,
     };
     let disk = files.clone();
     let progress = Arc::new(Progress::default());
@@ -107,8 +109,16 @@ fn find(files: &Files, own: &Identity) -> Result<Found, Damage> {
     let disk = &*files.disk;
     let unreadable = |error: io::Error| Damage::new("the directory", 0, error.to_string());
     let listed = disk.list().map_err(unreadable)?;
+    let is_leftover = |file: &&FileInfo| files::kind(&file.name) == Kind::Leftover;
+    for file in listed.iter().filter(is_leftover) {
+        disk.remove(&file.name).map_err(unreadable)?;
+    }
+    let backups = files.backups.list().map_err(unreadable)?;
+    for file in backups.iter().filter(|file| is_temporary(&file.name)) {
+        files.backups.remove(&file.name).map_err(unreadable)?;
+    }
     let seed = match listed.iter().any(|file| file.name == IDENTITY) {
-        true => stored_seed(files, own.shards)?,
+        true => stored_identity(files, own.shards, &listed)?.seed,
         false if listed.iter().any(|file| is_data(&file.name)) => {
             let reason = "missing, although there are data; restore the directory from a backup";
             return Err(Damage::new(IDENTITY, 0, reason));
@@ -119,10 +129,6 @@ fn find(files: &Files, own: &Identity) -> Result<Found, Damage> {
             own.seed
         }
     };
-    let is_leftover = |file: &&FileInfo| files::kind(&file.name) == Kind::Leftover;
-    for file in listed.iter().filter(is_leftover) {
-        disk.remove(&file.name).map_err(unreadable)?;
-    }
     let mut found = Found {
         snapshots: BTreeMap::new(),
         seed,
@@ -149,15 +155,18 @@ fn is_data(name: &str) -> bool {
     name.starts_with("wal-") || files::parse_snapshot_name(name).is_some_and(|_| true)
 }
 
-/// What the stores of this directory hash with, if it is cut into as many shards as was asked for.
-fn stored_seed(files: &Files, shards: u16) -> Result<HashSeed, Damage> {
+/// Whose directory it is, if it can be this node's.
+fn stored_identity(files: &Files, shards: u16, listed: &[FileInfo]) -> Result<Identity, Damage> {
     let stored = identity::read(Arc::clone(&files.disk))?;
     if stored.shards != shards {
         let stored = stored.shards;
         let reason = format!("these data are cut into {stored} shards; say --shards {stored}");
         return Err(Damage::new(IDENTITY, 0, reason));
     }
-    Ok(stored.seed)
+    match stored.missing_snapshot(listed) {
+        Some(shard) => Err(identity::missing(shard)),
+        None => Ok(stored),
+    }
 }
 
 /// The directory has been looked at: every shard is put together on its own.
@@ -295,7 +304,7 @@ fn replayed(cx: &mut Cx<'_, Node>, replayed: Result<Replayed, Damage>) {
     };
     if let Some(torn) = &replayed.end.torn {
         log::warn!(
-            "{} ends in a torn record at byte {}: it was never acknowledged and is left out",
+            "{} ends in a torn record at byte {}, which is left out: with --sync always it was never acknowledged",
             torn.file,
             torn.offset
         );
@@ -418,6 +427,10 @@ fn refuse(cx: &mut Cx<'_, Node>, damage: &Damage) {
 }
 
 fn stop(cx: &mut Cx<'_, Node>, text: String) {
+    // Several snapshots are loaded at once, and may all say the same.
+    if cx.app.fatal.is_some() {
+        return;
+    }
     log::error!("{text}");
     cx.app.fatal = Some(text);
     cx.net.stop_now();

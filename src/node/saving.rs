@@ -306,13 +306,21 @@ impl Active {
 }
 
 /// Gives the writer what has gathered, if it is there.
-fn feed(cx: &mut Cx<'_, Node>) {
+pub fn feed(cx: &mut Cx<'_, Node>) {
     let Some(active) = &mut cx.app.saving.active else {
         return;
     };
     if active.blocks.is_empty() && !active.shards.is_empty() {
         return;
     }
+    // A snapshot of one shard may hold a part of a record; the log must hold the others.
+    let (is_last, began) = (active.blocks.is_empty(), active.began);
+    if is_last && !journal::is_durable(cx, began) {
+        return;
+    }
+    let Some(active) = &mut cx.app.saving.active else {
+        return;
+    };
     let Some(mut writer) = active.writer.take() else {
         return;
     };

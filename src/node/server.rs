@@ -8,7 +8,7 @@ use crate::wire::number;
 use crate::wire::request::Args;
 
 use super::stats::Stats;
-use super::turn::{Answer, Next, Turn, Wait};
+use super::turn::{Answer, Next, Turn, Until, Wait};
 use super::{help, process};
 
 /// What is left: short answers, and HELP of the containers.
@@ -151,7 +151,10 @@ pub fn wait(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
         turn.reply.int(0);
         return Next::Go;
     }
-    let until = (ms > 0).then(|| turn.net.now().saturating_add(ms.saturating_mul(1_000_000)));
+    let until = match ms {
+        0 => Until::Never,
+        ms => Until::Time(turn.net.now().saturating_add(ms.saturating_mul(1_000_000))),
+    };
     Next::Wait(Wait {
         until,
         answer: Answer::Zero,
@@ -174,7 +177,7 @@ pub fn debug_sleep(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     }
     let until = turn.net.now().saturating_add((seconds * 1e9) as u64);
     Next::Wait(Wait {
-        until: Some(until),
+        until: Until::Time(until),
         answer: Answer::Ok,
     })
 }
@@ -195,7 +198,7 @@ pub fn save(turn: &mut Turn<'_, '_, '_>) -> Next {
     }
     turn.node.saving.wait(turn.me);
     Next::Wait(Wait {
-        until: None,
+        until: Until::Done,
         answer: Answer::Ok,
     })
 }

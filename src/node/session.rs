@@ -30,7 +30,7 @@ use crate::wire::request::{Limits, Parser, Progress, Violation};
 
 use super::Node;
 use super::dispatch;
-use super::turn::{Answer, Next, Turn, Wait};
+use super::turn::{Answer, Next, Turn, Until, Wait};
 
 /// What may be posted to a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +91,8 @@ pub struct Session {
     pending: Option<Box<Pending>>,
     /// What ends the wait.
     alarm: Option<TimerId>,
+    /// Nothing ends the wait but the connection.
+    endless: bool,
     /// What was found in the input and must be answered behind other answers.
     behind: Option<Behind>,
 }
@@ -266,7 +268,8 @@ impl Session {
         self.phase = Phase::Waiting(wait.answer);
         turn.client().waiting = true;
         let me = turn.me;
-        if let Some(until) = wait.until {
+        self.endless = wait.until == Until::Never;
+        if let Until::Time(until) = wait.until {
             let delay = std::time::Duration::from_nanos(until.saturating_sub(turn.net.now()));
             self.alarm = Some(
                 turn.net
@@ -394,7 +397,7 @@ impl Protocol<Node> for Session {
 
     fn read_closed(&mut self, cx: &mut Cx<'_, Node>) {
         self.ended = true;
-        let is_endless = matches!(self.phase, Phase::Waiting(_)) && self.alarm.is_none();
+        let is_endless = matches!(self.phase, Phase::Waiting(_)) && self.endless;
         if self.phase == Phase::Open || is_endless {
             self.end(cx);
         }
@@ -482,6 +485,7 @@ impl Factory<Node> for Sessions {
             ended: false,
             pending: None,
             alarm: None,
+            endless: false,
             behind: None,
         }))
     }

@@ -38,10 +38,21 @@ impl Next {
 /// An answer whose time is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wait {
-    /// When; `None`: never, it waits until the connection ends.
-    pub until: Option<Nanos>,
+    /// When.
+    pub until: Until,
     /// What it will be.
     pub answer: Answer,
+}
+
+/// What a [`Wait`] waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// A time.
+    Time(Nanos),
+    /// Something that is being done and will say what it came to.
+    Done,
+    /// Nothing: it ends with the connection.
+    Never,
 }
 
 /// The answer of a [`Wait`].

@@ -139,6 +139,9 @@ impl Check<'_> {
         };
         match identity::read(Arc::clone(&self.disk)) {
             Ok(identity) => {
+                if let Some(shard) = identity.missing_snapshot(listed) {
+                    findings.damage(&identity::missing(shard));
+                }
                 let (shards, node) = (identity.shards, identity.node);
                 findings.shards = Some(shards);
                 // A snapshot loads faster with the seed that it was made with.

@@ -277,6 +277,7 @@ pub fn restore(
         shards: meta.shards,
         node: random.iter().map(|byte| format!("{byte:02x}")).collect(),
         seed: HashSeed(u64::from_le_bytes(seed[0]), u64::from_le_bytes(seed[1])),
+        is_restored: true,
     };
     identity::write(Arc::clone(target), &mut entropy(), &identity)?;
     Ok(unknown)

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use marline::config::Options;
 use marline::config::values::{Origin, Values};
+use marline::data::files::{Files, Keys};
 use marline::disk::seal::{Entropy, KeyRing};
 use marline::disk::sim::{Crash, SimDisk};
-use marline::data::files::{Files, Keys};
 use marline::node::{self, Node};
 use marline::reactor::Reactor;
 use marline::reactor::backend::{Backend, Raw};

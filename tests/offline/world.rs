@@ -60,6 +60,7 @@ impl World {
                 shards: SHARDS,
                 node,
                 seed: SEED,
+                is_restored: false,
             };
             identity::write(Arc::clone(&shared), &mut entropy(), &identity).unwrap();
         }
