@@ -315,15 +315,18 @@ fn write(mut wal: Wal, task: Task) -> Written {
     while error.is_none()
         && let Some(record) = left.pop_front()
     {
-        let is_last = left.is_empty();
-        match wal.append(&record.payload, sync && is_last) {
-            Ok(segment) => done.push((segment, record)),
+        // What follows it may find no space; it must not wait for that.
+        let with_sync = sync && (record.is_awaited || left.is_empty());
+        match wal.append(&record.payload, with_sync) {
+            Ok(segment) => {
+                done.push((segment, record));
+                synced = with_sync;
+            }
             Err(fault) => {
                 left.push_front(record);
                 error = Some(fault);
             }
         }
-        synced = sync && is_last;
     }
     if sync && !synced && error.is_none() {
         error = wal.sync().err();
@@ -404,13 +407,10 @@ fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
         let later = std::mem::replace(&mut link.queue, written.left);
         link.queue.extend(later);
     }
-    match written.error {
-        Some(error) if is_full(&error) => {
-            out_of_space(cx, &error);
-            return;
-        }
-        Some(error) => return fail(cx, &error),
-        None => {}
+    if let Some(error) = &written.error
+        && !is_full(error)
+    {
+        return fail(cx, error);
     }
     if has_landed {
         commit::land(cx);
@@ -418,7 +418,10 @@ fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
     if written.synced {
         saving::feed(cx);
     }
-    pump(cx);
+    match written.error {
+        Some(error) => out_of_space(cx, &error),
+        None => pump(cx),
+    }
 }
 
 /// A write or a sync failed: nobody knows what is on the disk, so that the process ends.

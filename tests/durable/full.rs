@@ -89,6 +89,36 @@ fn space_is_given_to_deletes_before_the_reserve() {
 }
 
 #[test]
+fn a_write_is_answered_although_what_follows_it_finds_no_space() {
+    for nth in 0..16 {
+        let disks = Disks::sealed();
+        let mut world = World::start(&disks);
+        let client = talker(&mut world);
+        world.ask(client, "SET before 1");
+        world.pass(Duration::from_secs(1));
+        disks.data.limit(0);
+        world.send(client, &format!("SET stuck {}\n", "x".repeat(2_000)));
+        world.pass(Duration::from_millis(500));
+        // The new key begins another segment, behind the record that waits.
+        let other = talker(&mut world);
+        assert_eq!(world.ask(other, "KEY ROTATE"), "2");
+        disks.data.limit(u64::MAX);
+        let call = disks.data.calls() + nth;
+        disks.data.fail_at(call, Fault::Enospc, false);
+        world.pass(Duration::from_secs(5));
+        if world.fatal().is_some() {
+            // A directory that could not be synced, for whatever reason.
+            continue;
+        }
+        assert_eq!(world.heard(client), "OK\n", "{nth}");
+        assert_eq!(world.ask(other, "SET k v"), "OK", "{nth}");
+        let dump = world.dump();
+        let mut again = World::start(&disks.crashed(Crash::LoseAll));
+        assert_eq!(again.dump(), dump);
+    }
+}
+
+#[test]
 fn a_stop_does_not_wait_for_space() {
     let (_, mut world, _) = stuck();
     world.stop();
