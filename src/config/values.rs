@@ -81,6 +81,12 @@ impl Values {
         table::find(name).map_or("", |(index, _)| &self.values[index].0)
     }
 
+    /// Whether somebody gave a value for this option.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.iter()
+            .any(|(setting, _, origin)| setting.name == name && *origin != Origin::Default)
+    }
+
     /// Every option with its value and where that came from.
     pub fn iter(&self) -> impl Iterator<Item = (&'static table::Setting, &str, &Origin)> {
         SETTINGS

@@ -49,8 +49,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::Options;
-use crate::config::values::Values;
-use crate::data::files::Files;
+use crate::config::values::{Origin, Values};
+use crate::data::files::{self, Files};
 use crate::reactor::Reactor;
 use crate::reactor::app::{App, Cx};
 use crate::reactor::backend::Backend;
@@ -258,6 +258,16 @@ impl Node {
     /// Why the process must end with an error.
     pub fn fatal(&self) -> Option<&str> {
         self.fatal.as_deref()
+    }
+
+    /// Takes over how many shards the data are cut into.
+    fn adopt_shards(&mut self, shards: u16) {
+        if self.options.shards != shards {
+            let origin = Origin::File(files::IDENTITY.to_owned(), 1);
+            // What is in an identity has the form of the option: it was one.
+            let _ = self.values.set("shards", &shards.to_string(), origin);
+            self.options.shards = shards;
+        }
     }
 
     /// Moves the node's time to `wall_ms`, unless that lies behind.

@@ -72,7 +72,7 @@ pub struct Loading {
 struct Found {
     /// The newest snapshot of each shard that has one.
     snapshots: BTreeMap<u16, String>,
-    seed: HashSeed,
+    identity: Identity,
     bytes: u64,
 }
 
@@ -84,6 +84,7 @@ pub fn begin(cx: &mut Cx<'_, Node>, files: Files) {
         seed: cx.app.hash_seed,
         is_restored: false,
     };
+    let is_asked = cx.app.values.is_given("shards");
     let disk = files.clone();
     let progress = Arc::new(Progress::default());
     cx.app.loading = Some(Loading {
@@ -93,7 +94,8 @@ pub fn begin(cx: &mut Cx<'_, Node>, files: Files) {
         shards: Vec::new(),
     });
     cx.net.call_later(REPORT, report);
-    cx.net.defer_to_thread(move || find(&disk, &own), found);
+    cx.net
+        .defer_to_thread(move || find(&disk, &own, is_asked), found);
 }
 
 fn report(cx: &mut Cx<'_, Node>) {
@@ -104,8 +106,8 @@ fn report(cx: &mut Cx<'_, Node>) {
     }
 }
 
-/// Looks at the directory, which becomes `own` if it is new.
-fn find(files: &Files, own: &Identity) -> Result<Found, Damage> {
+/// Looks at the directory, which becomes `own` if it is new. If not, `is_asked` says that it must have as many shards.
+fn find(files: &Files, own: &Identity, is_asked: bool) -> Result<Found, Damage> {
     let disk = &*files.disk;
     let unreadable = |error: io::Error| Damage::new("the directory", 0, error.to_string());
     let listed = disk.list().map_err(unreadable)?;
@@ -117,8 +119,9 @@ fn find(files: &Files, own: &Identity) -> Result<Found, Damage> {
     for file in backups.iter().filter(|file| is_temporary(&file.name)) {
         files.backups.remove(&file.name).map_err(unreadable)?;
     }
-    let seed = match listed.iter().any(|file| file.name == IDENTITY) {
-        true => stored_identity(files, own.shards, &listed)?.seed,
+    let shards = is_asked.then_some(own.shards);
+    let identity = match listed.iter().any(|file| file.name == IDENTITY) {
+        true => stored_identity(files, shards, &listed)?,
         false if listed.iter().any(|file| is_data(&file.name)) => {
             let reason = "missing, although there are data; restore the directory from a backup";
             return Err(Damage::new(IDENTITY, 0, reason));
@@ -126,12 +129,12 @@ fn find(files: &Files, own: &Identity) -> Result<Found, Damage> {
         false => {
             let disk = Arc::clone(&files.disk);
             identity::write(disk, &mut (files.entropy)(), own).map_err(unreadable)?;
-            own.seed
+            own.clone()
         }
     };
     let mut found = Found {
         snapshots: BTreeMap::new(),
-        seed,
+        identity,
         bytes: 0,
     };
     let mut newest: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
@@ -155,10 +158,14 @@ fn is_data(name: &str) -> bool {
     name.starts_with("wal-") || files::parse_snapshot_name(name).is_some_and(|_| true)
 }
 
-/// Whose directory it is, if it can be this node's.
-fn stored_identity(files: &Files, shards: u16, listed: &[FileInfo]) -> Result<Identity, Damage> {
+/// Whose directory it is, if it has as many shards as somebody asked for.
+fn stored_identity(
+    files: &Files,
+    shards: Option<u16>,
+    listed: &[FileInfo],
+) -> Result<Identity, Damage> {
     let stored = identity::read(Arc::clone(&files.disk))?;
-    if stored.shards != shards {
+    if shards.is_some_and(|shards| stored.shards != shards) {
         let stored = stored.shards;
         let reason = format!("these data are cut into {stored} shards; say --shards {stored}");
         return Err(Damage::new(IDENTITY, 0, reason));
@@ -175,8 +182,9 @@ fn found(cx: &mut Cx<'_, Node>, found: Result<Found, Damage>) {
         Ok(found) => found,
         Err(damage) => return refuse(cx, &damage),
     };
-    cx.app.hash_seed = found.seed;
-    let (count, seed) = (cx.app.options.shards, found.seed);
+    let (count, seed) = (found.identity.shards, found.identity.seed);
+    cx.app.hash_seed = seed;
+    cx.app.adopt_shards(count);
     let Some(loading) = &mut cx.app.loading else {
         return;
     };
