@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::data::files::{Files, Keys};
 use crate::disk::header::{HEADER_BYTES, Header, Kind};
+use crate::disk::seal::KeyRing;
 use crate::disk::{Damage, Disk};
 
 use super::journal;
@@ -38,7 +39,9 @@ pub fn rotate(turn: &mut Turn<'_, '_, '_>) -> Next {
     let entropy = turn.node.saving.files().map(|files| files.entropy);
     let (me, at_ms) = (turn.me, turn.node.at_ms);
     let job = move || {
-        let mut ring = (*keys.ring).clone();
+        // As the file is by now: others may have asked, too, and not been answered yet.
+        let ring = KeyRing::open(&*keys.disk, &keys.name);
+        let mut ring = ring.map_err(|damage| io::Error::other(damage.to_string()))?;
         let mut entropy = entropy.map(|new| new()).ok_or(io::ErrorKind::Unsupported)?;
         let id = ring.rotate(&*keys.disk, &keys.name, at_ms, &mut entropy)?;
         Ok((id, Arc::new(ring)))

@@ -12,6 +12,7 @@ mod expiry;
 mod faults;
 mod full;
 mod groups;
+mod keys;
 mod script;
 mod sessions;
 mod world;
