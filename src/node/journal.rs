@@ -182,7 +182,7 @@ impl Journal {
         }
     }
 
-    /// A log that is to be begun, behind these segments, of which so many bytes had to be read.
+    /// A log that is to be begun, behind these segments, whose files have so many bytes.
     pub fn open(files: Files, sync: Sync, segments: Segments, bytes: u64) -> Journal {
         Journal {
             link: Some(Link {

@@ -265,8 +265,6 @@ struct Replayed {
     segments: Segments,
     /// Index of each shard's snapshot.
     saved: Vec<u64>,
-    /// Bytes of records.
-    log_bytes: u64,
 }
 
 /// All snapshots are loaded: the log is gone through.
@@ -287,12 +285,10 @@ fn read_log(
 ) -> Result<Replayed, Damage> {
     let saved = shards.iter().map(Recovery::index).collect();
     let mut segments = Segments::default();
-    let mut log_bytes = 0;
     let keys = |id| files.secret(id);
     let end = loading::log(&*files.disk, &keys, &mut shards, &mut |record, marks| {
         segments.note(record.segment, marks);
         let bytes = record.payload.len() as u64;
-        log_bytes += bytes;
         progress.bytes_read.fetch_add(bytes, Ordering::Relaxed);
     })?;
     Ok(Replayed {
@@ -300,7 +296,6 @@ fn read_log(
         end,
         segments,
         saved,
-        log_bytes,
     })
 }
 
@@ -334,7 +329,9 @@ fn replayed(cx: &mut Cx<'_, Node>, replayed: Result<Replayed, Damage>) {
         return;
     };
     let files = loading.files.clone();
-    let (sync, bytes) = (cx.app.options.sync, replayed.log_bytes);
+    // Whole files: each start begins one, be there ever so little in it.
+    let bytes = (replayed.end.segments.iter()).map(|segment| segment.bytes);
+    let (sync, bytes) = (cx.app.options.sync, bytes.sum());
     cx.app.journal = Journal::open(files.clone(), sync, replayed.segments, bytes);
     cx.app.saving = Saving::open(files.clone(), replayed.saved, cx.app.at_ms);
     let first = First {

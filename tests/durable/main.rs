@@ -11,6 +11,7 @@
 mod expiry;
 mod faults;
 mod full;
+mod growth;
 mod groups;
 mod keys;
 mod script;
