@@ -20,8 +20,8 @@ use crate::ring;
 use crate::wire::request::{Args, OwnedArgs};
 
 use super::client::Clients;
-use super::propose;
 use super::turn::{Next, Turn};
+use super::{dispatch, propose};
 
 /// What a client typed since MULTI.
 #[derive(Debug, Default)]
@@ -206,7 +206,10 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>) -> Next {
         turn.reply.error(text);
         return Next::Go;
     }
-    let next = propose::transaction(turn, table::row(Verb::Exec), &parts, &watched);
+    let next = match writes {
+        true => propose::transaction(turn, table::row(Verb::Exec), &parts, &watched),
+        false => read(turn, &parts),
+    };
     drop(parts);
     match next {
         Next::Latched => turn.client().transaction = Some(transaction),
@@ -215,8 +218,25 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>) -> Next {
     next
 }
 
+/// Answers a transaction that changes nothing, as it is now: like all that reads, it waits for no disk.
+fn read(turn: &mut Turn<'_, '_, '_>, parts: &[Part<'_>]) -> Next {
+    turn.node.latches.release(turn.me, turn.net);
+    turn.reply.array(parts.len());
+    turn.in_transaction = true;
+    let mut next = Next::Go;
+    for (row, args, _) in parts {
+        next = next.or(dispatch::run_now(turn, row, *args));
+    }
+    turn.in_transaction = false;
+    let pushed = std::mem::take(&mut turn.pushed);
+    turn.reply.raw(&pushed);
+    next
+}
+
 /// A queued command with its row and, if it writes, what it does.
-fn part(queued: &OwnedArgs, at_ms: u64) -> Option<(&'static Row, Args<'_>, Option<Command<'_>>)> {
+type Part<'q> = (&'static Row, Args<'q>, Option<Command<'q>>);
+
+fn part(queued: &OwnedArgs, at_ms: u64) -> Option<Part<'_>> {
     let args = queued.args();
     let row = table::find(args.at(0)).and_then(|row| resolve::subcommand(row, args).ok())?;
     let command = parse::data(row, args, at_ms).and_then(Result::ok);

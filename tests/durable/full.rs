@@ -29,6 +29,9 @@ fn refusals_stand_behind_earlier_answers() {
     let mut other = talker(&mut world);
     assert!(world.ask(other, "SET k v").starts_with(NO_SPACE));
     assert_eq!(world.ask(other, "GET before"), "1");
+    world.send(other, "WATCH stuck\nMULTI\nGET before\nGET stuck\nEXEC\n");
+    let heard = world.lines(other, 5);
+    assert!(heard.ends_with("\n*2 1 (nil)\n"), "{heard}");
     assert_eq!(world.heard(client), "");
     disks.data.limit(u64::MAX);
     let heard = world.lines(client, 3);
