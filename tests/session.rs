@@ -309,6 +309,17 @@ fn a_reply_that_nobody_will_be_sent_is_not_made() {
 }
 
 #[test]
+fn who_closes_its_own_connection_in_a_transaction_hears_of_it() {
+    for change in ["GET k", "SET k v"] {
+        let mut world = World::new();
+        let mut client = world.client();
+        let words = format!("MULTI\r\n{change}\r\nCLIENT KILL SKIPME no\r\nECHO end\r\nEXEC\r\n");
+        let heard = world.ask(&mut client, &words);
+        assert!(heard.ends_with("\r\n:1\r\n$3\r\nend\r\n"), "{heard}");
+    }
+}
+
+#[test]
 fn a_transaction_that_copies_too_much_changes_nothing() {
     let mut world = World::new();
     let (mut client, mut other) = (world.client(), world.client());

@@ -215,11 +215,12 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item]) {
     turn.end_run();
     // Where the command at hand begins in the replies; parts of a transaction that are still to come.
     let (mut begin, mut parts) = (0, 0);
+    let mut is_closing = false;
     for item in items {
         if !turn.in_transaction {
             begin = turn.reply.len();
         }
-        one(&mut turn, item, is_there);
+        is_closing |= one(&mut turn, item, is_there) == Next::Close;
         if let Work::Exec(count) = item.work {
             parts = count;
             turn.in_transaction = true;
@@ -243,6 +244,9 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item]) {
         cx.net.abort(conn);
     } else if is_there {
         cx.net.write_buf_to(conn, &mut out);
+        if is_closing {
+            cx.net.lose(conn);
+        }
     }
     out.clear();
     cx.app.scratch.replies = out;
@@ -257,7 +261,8 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item]) {
     }
 }
 
-fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool) {
+/// Applies and answers one item; how its session is to go on.
+fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool) -> Next {
     let (before, errors) = (turn.reply.len(), turn.reply.errors());
     if item.flags & TIMED != 0 {
         turn.end_run();
@@ -265,11 +270,12 @@ fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool) {
     if item.flags & NO_TOUCH != 0 {
         turn.node.keyspace.set_touching(false);
     }
+    let mut next = Next::Go;
     match &item.work {
         Work::Change { slot } => change(turn, *slot),
         Work::Changes(changes) => several(turn, changes),
         Work::Flush => flush(turn),
-        Work::Run(args) if is_there => run(turn, args),
+        Work::Run(args) if is_there => next = run(turn, args),
         Work::Run(_) => {}
         Work::Exec(count) => turn.reply.array(*count),
     }
@@ -288,6 +294,7 @@ fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool) {
     if item.flags & TIMED != 0 {
         consider(turn, item, is_there);
     }
+    next
 }
 
 /// Ends the measurement of a command that was timed alone.
@@ -336,13 +343,8 @@ fn flush(turn: &mut Turn<'_, '_, '_>) {
     turn.reply.ok();
 }
 
-fn run(turn: &mut Turn<'_, '_, '_>, args: &OwnedArgs) {
+fn run(turn: &mut Turn<'_, '_, '_>, args: &OwnedArgs) -> Next {
     let args = args.args();
     let row = table::find(args.at(0)).and_then(|row| resolve::subcommand(row, args).ok());
-    if let Some(row) = row
-        && dispatch::run_now(turn, row, args) == Next::Close
-    {
-        let me = turn.me;
-        turn.net.lose(me);
-    }
+    row.map_or(Next::Go, |row| dispatch::run_now(turn, row, args))
 }

@@ -11,8 +11,8 @@
 mod expiry;
 mod faults;
 mod full;
-mod growth;
 mod groups;
+mod growth;
 mod keys;
 mod script;
 mod sessions;
