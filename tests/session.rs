@@ -320,6 +320,33 @@ fn who_closes_its_own_connection_in_a_transaction_hears_of_it() {
 }
 
 #[test]
+fn long_replies_behind_a_write_wait_until_they_are_read() {
+    let mut world = World::with(&[("client-output-limit", "16mb")]);
+    let mut client = world.client();
+    let value = "v".repeat(200_000);
+    world.send(
+        &mut client,
+        format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$200000\r\n{value}\r\n").as_bytes(),
+    );
+    assert_eq!(client.heard(), "+OK\r\n");
+    // One that is there, and one that is on its way.
+    for first in ["SET x 1", "APPEND k v"] {
+        let words = format!("{first}\r\n{}PING\r\n", "GET k\r\n".repeat(200));
+        let mut heard = world.ask(&mut client, &words);
+        for _ in 0..2_000 {
+            world.pass(Duration::from_millis(1));
+            heard.push_str(&client.heard());
+        }
+        assert!(
+            heard.ends_with("+PONG\r\n"),
+            "{first}: {} bytes",
+            heard.len()
+        );
+        assert!(heard.len() > 200 * 200_000);
+    }
+}
+
+#[test]
 fn a_transaction_that_copies_too_much_changes_nothing() {
     let mut world = World::new();
     let (mut client, mut other) = (world.client(), world.client());

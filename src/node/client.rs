@@ -68,8 +68,10 @@ pub struct Client {
     pub waiting: bool,
     /// Commands of it that are in a batch and not answered yet.
     pub awaiting: u32,
-    /// Bytes in which they were typed.
+    /// Bytes in which they were typed, and which those that read will answer, about.
     pub awaiting_bytes: usize,
+    /// Bytes in which the longest of them was typed.
+    pub awaiting_longest: usize,
     /// Its session wants to know when all of them are answered.
     pub settling: bool,
     /// A key it watches has changed.
@@ -103,6 +105,7 @@ impl Client {
             waiting: false,
             awaiting: 0,
             awaiting_bytes: 0,
+            awaiting_longest: 0,
             settling: false,
             watch_broken: false,
             watched: BTreeMap::new(),

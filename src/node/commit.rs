@@ -253,7 +253,7 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item]) {
     if let Some(client) = cx.app.clients.get_mut(conn) {
         client.awaiting -= items.len() as u32;
         if client.awaiting == 0 {
-            client.awaiting_bytes = 0;
+            (client.awaiting_bytes, client.awaiting_longest) = (0, 0);
             if std::mem::take(&mut client.settling) {
                 cx.net.post(conn, Message::Settled);
             }

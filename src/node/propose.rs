@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use crate::command::data::{BitOperator, Command, Counted, Many};
 use crate::command::op::{Action, Encoding, Event, Op, Set, SetAnswer, SetExpiry};
 use crate::command::row::{Row, flag};
+use crate::command::verb::Verb;
 use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::disk::wal::PAYLOAD_BYTES_MAX;
 use crate::reactor::id::ConnId;
@@ -33,7 +34,7 @@ use super::{Node, Stopping};
 
 /// Commands of one client that may be under way.
 const AWAITING_MAX: u32 = 4_096;
-/// Bytes that they may hold.
+/// Bytes that they may hold and answer, about.
 const AWAITING_BYTES_MAX: usize = 1 << 20;
 /// Bytes of changes that all clients may have proposed and not handed over: beyond, writers wait.
 const OPEN_BYTES_MAX: usize = 256 << 20;
@@ -103,7 +104,9 @@ pub fn behind(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) ->
     }
     let flags = flags(turn);
     let work = Work::Run(Box::new(OwnedArgs::copy(args)));
+    let bytes = reply_bytes(turn, row, args);
     push(turn, row, args, flags, work);
+    turn.client().awaiting_bytes += bytes;
     Next::Deferred
 }
 
@@ -187,6 +190,26 @@ fn is_too_much(turn: &mut Turn<'_, '_, '_>, before: &Proposed) -> bool {
     is_too_much
 }
 
+/// About how many bytes a command that reads will answer: when it stands in a batch nobody looks whether its
+/// client keeps up with reading, so that there must not be many of the long ones.
+fn reply_bytes(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>) -> usize {
+    let longest = turn.client().awaiting_longest;
+    let node = &*turn.node;
+    let value_bytes = |at: usize| {
+        let key = args.at(at);
+        let entry = node.keyspace.lookup(key, node.at_ms);
+        let bytes = entry.map_or(0, |entry| entry.value.len());
+        match node.commits.is_idle(ring::slot(key)) {
+            true => bytes,
+            false => bytes.max(longest),
+        }
+    };
+    match row.verb {
+        Verb::Keys | Verb::Scan => AWAITING_BYTES_MAX,
+        _ => row.keys.positions(args.len()).map(value_bytes).sum(),
+    }
+}
+
 /// Whether as much of this client is under way as may be.
 fn has_enough(turn: &mut Turn<'_, '_, '_>) -> bool {
     let client = turn.client();
@@ -260,6 +283,7 @@ fn push_item(
     let client = turn.client();
     client.awaiting += 1;
     client.awaiting_bytes += bytes;
+    client.awaiting_longest = client.awaiting_longest.max(bytes);
     let conn: ConnId = turn.me;
     let item = Item {
         conn,
