@@ -17,9 +17,8 @@ use super::session::Message;
 
 struct Waiting {
     conn: ConnId,
+    /// Slots that it reserves; none, if it only stands behind others.
     slots: Vec<u16>,
-    /// Whether it keeps others off its slots.
-    reserves: bool,
 }
 
 /// Who waits for which slots, in order of arrival.
@@ -39,17 +38,13 @@ impl Latches {
         self.waiting
             .iter()
             .take_while(|waiting| waiting.conn != conn)
-            .any(|waiting| waiting.reserves && waiting.slots.contains(&slot))
+            .any(|waiting| waiting.slots.contains(&slot))
     }
 
-    /// Lets a command wait; one that waits already keeps its place.
-    pub fn wait(&mut self, conn: ConnId, slots: Vec<u16>, reserves: bool) {
+    /// Lets a command wait, which reserves these slots; one that waits already keeps its place.
+    pub fn wait(&mut self, conn: ConnId, slots: Vec<u16>) {
         if self.waiting.iter().all(|waiting| waiting.conn != conn) {
-            self.waiting.push(Waiting {
-                conn,
-                slots,
-                reserves,
-            });
+            self.waiting.push(Waiting { conn, slots });
         }
     }
 

@@ -82,8 +82,15 @@ pub fn command(
     if is_crowded(turn) {
         return Next::Latched;
     }
-    if (is_latched || !turn.node.latches.is_empty()) && !latch(turn, slots(row, args), is_latched) {
-        return Next::Latched;
+    if is_latched || !turn.node.latches.is_empty() {
+        let slots = slots(row, args);
+        let (idle, free) = match is_latched {
+            true => (slots, Vec::new()),
+            false => (Vec::new(), slots),
+        };
+        if !latch(turn, idle, &free) {
+            return Next::Latched;
+        }
     }
     let is_many = matches!(command, Command::Many(_));
     let before = is_many.then(|| turn.node.keyspace.proposed());
@@ -121,18 +128,21 @@ pub fn transaction(
         command.as_ref().is_some_and(is_decided_now)
     };
     let with_overlay = parts.iter().any(decides);
-    let mut all = watched.to_vec();
-    for (row, args, _) in parts {
-        if with_overlay || !turn.node.latches.is_empty() {
-            all.extend(slots(row, *args));
-        }
-    }
     if is_crowded(turn) {
         return Next::Latched;
     }
-    let is_latched = with_overlay || !watched.is_empty();
-    if (is_latched || !turn.node.latches.is_empty()) && !latch(turn, all, is_latched) {
-        return Next::Latched;
+    if with_overlay || !watched.is_empty() || !turn.node.latches.is_empty() {
+        let (mut idle, mut free) = (watched.to_vec(), Vec::new());
+        let of_parts = match with_overlay {
+            true => &mut idle,
+            false => &mut free,
+        };
+        for (row, args, _) in parts {
+            of_parts.extend(slots(row, *args));
+        }
+        if !latch(turn, idle, &free) {
+            return Next::Latched;
+        }
     }
     let before = turn.node.keyspace.proposed();
     let mut overlay = with_overlay.then(Overlay::new);
@@ -175,7 +185,7 @@ fn refuse(turn: &mut Turn<'_, '_, '_>, text: &str) -> Next {
 fn is_crowded(turn: &mut Turn<'_, '_, '_>) -> bool {
     let is_crowded = turn.node.keyspace.open_bytes() > OPEN_BYTES_MAX;
     if is_crowded {
-        turn.node.latches.wait(turn.me, Vec::new(), false);
+        turn.node.latches.wait(turn.me, Vec::new());
     }
     is_crowded
 }
@@ -241,17 +251,17 @@ fn slots(row: &Row, args: Args<'_>) -> Vec<u16> {
         .collect()
 }
 
-/// Whether the command at hand may have these slots now; if not, it waits for them.
-fn latch(turn: &mut Turn<'_, '_, '_>, slots: Vec<u16>, reserves: bool) -> bool {
+/// Whether the command at hand may run now, for which no write to the slots `idle` may be under way, and nobody
+/// may have reserved those or the slots `free`; if not, it waits, and reserves what must be idle.
+fn latch(turn: &mut Turn<'_, '_, '_>, idle: Vec<u16>, free: &[u16]) -> bool {
     let node = &mut *turn.node;
-    let is_free = |&slot: &u16| {
-        !node.latches.is_reserved(slot, turn.me) && (!reserves || node.commits.is_idle(slot))
-    };
-    if slots.iter().all(is_free) {
+    let is_free = |&slot: &u16| !node.latches.is_reserved(slot, turn.me);
+    let is_idle = |&slot: &u16| node.commits.is_idle(slot);
+    if idle.iter().all(is_idle) && idle.iter().chain(free).all(is_free) {
         node.latches.release(turn.me, turn.net);
         return true;
     }
-    node.latches.wait(turn.me, slots, reserves);
+    node.latches.wait(turn.me, idle);
     false
 }
 

@@ -213,3 +213,31 @@ fn a_client_that_hangs_up_has_its_writes_kept() {
     let client = talker(&mut again);
     assert_eq!(again.ask(client, "MGET a b c"), "*3 1 1 1");
 }
+
+#[test]
+fn a_transaction_waits_for_what_it_watches_and_not_for_a_busy_key() {
+    let disks = Disks::plain();
+    let mut world = World::on_slow_disk(&disks, Duration::from_millis(10));
+    let [watcher, writer] = [(); 2].map(|()| talker(&mut world));
+    world.send(watcher, "WATCH {w}a\nMULTI\nINCR busy\n");
+    world.lines(watcher, 3);
+    let busy = [(); 8].map(|()| talker(&mut world));
+    for client in busy {
+        world.send(client, "INCR busy\n");
+        world.pass(Duration::from_micros(700));
+    }
+    // Another key in the slot of the watched one.
+    world.send(writer, "SET {w}b 1\n");
+    world.send(watcher, "EXEC\n");
+    let mut heard = String::new();
+    for _ in 0..300 {
+        world.pass(Duration::from_micros(300));
+        for client in busy {
+            if !world.heard(client).is_empty() {
+                world.send(client, "INCR busy\n");
+            }
+        }
+        heard.push_str(&world.heard(watcher));
+    }
+    assert!(heard.starts_with("*1 "), "{heard}");
+}
