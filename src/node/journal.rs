@@ -296,6 +296,8 @@ struct Written {
     /// The others.
     left: VecDeque<Record>,
     synced: bool,
+    /// It was to sync, and did not come to it.
+    sync_due: bool,
     error: Option<io::Error>,
 }
 
@@ -340,6 +342,7 @@ fn write(mut wal: Wal, task: Task) -> Written {
         done,
         left,
         synced,
+        sync_due: sync && !synced,
         error,
     }
 }
@@ -390,6 +393,7 @@ fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
     figures.max_ns = figures.max_ns.max(took);
     link.wal = Some(written.wal);
     link.adopt();
+    link.sync_due |= written.sync_due;
     if written.synced {
         (link.synced, link.synced_from) = (now, began);
     }

@@ -122,6 +122,28 @@ fn a_write_is_answered_although_what_follows_it_finds_no_space() {
 }
 
 #[test]
+fn saving_does_not_wait_for_a_sync_that_was_forgotten() {
+    let disks = Disks::plain();
+    let mut world = World::with(&disks, &[("sync", "never")], 1);
+    let [client, saver] = [(); 2].map(|()| talker(&mut world));
+    world.ask(client, "SET before 1");
+    world.pass(Duration::from_secs(1));
+    disks.data.limit(0);
+    world.send(client, &format!("SET stuck {}\n", "x".repeat(2_000)));
+    world.pass(Duration::from_millis(500));
+    assert_eq!(world.heard(client), "");
+    // There is space for a snapshot, and not for the record.
+    let used: usize = disks.data.contents().values().map(Vec::len).sum();
+    disks.data.limit(used as u64 + 700);
+    world.send(saver, "SAVE\n");
+    world.pass(Duration::from_millis(400));
+    assert_eq!(world.heard(saver), "");
+    disks.data.limit(u64::MAX);
+    assert_eq!(world.lines(client, 1), "OK\n");
+    assert_eq!(world.lines(saver, 1), "OK\n");
+}
+
+#[test]
 fn a_stop_does_not_wait_for_space() {
     let (_, mut world, _) = stuck();
     world.stop();
