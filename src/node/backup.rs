@@ -97,8 +97,10 @@ fn make(turn: &mut Turn<'_, '_, '_>, disk: Arc<dyn Disk>, word: &[u8]) -> Next {
     let look = move || find(&*disk, &wanted);
     turn.net.defer_to_thread(look, move |cx, found| {
         let text = match found {
-            Ok(None) => return cx.app.saving.queue_backup(name, me),
-            Ok(Some(_)) => "ERR there is a backup of this name".to_owned(),
+            Ok(None) if !cx.app.saving.has_queued(&name) => {
+                return cx.app.saving.queue_backup(name, me);
+            }
+            Ok(_) => "ERR there is a backup of this name".to_owned(),
             Err(error) => format!("ERR {error}"),
         };
         cx.net.post(me, Message::Say(Said::Error(text)));

@@ -76,7 +76,7 @@ pub fn command(
     if has_enough(turn) || is_latched && turn.client().awaiting > 0 {
         return Next::Settle;
     }
-    if let Some(text) = turn.node.refusal(row.is(flag::DENYOOM)) {
+    if let Some(text) = turn.node.refusal(takes_space(row, Some(command))) {
         return refuse(turn, text);
     }
     if is_crowded(turn) {
@@ -224,6 +224,11 @@ fn reply_bytes(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>) -> usize 
 fn has_enough(turn: &mut Turn<'_, '_, '_>) -> bool {
     let client = turn.client();
     client.awaiting >= AWAITING_MAX || client.awaiting_bytes >= AWAITING_BYTES_MAX
+}
+
+/// Whether a command may need space in the log beyond a few bytes: RENAME writes a whole value there.
+pub fn takes_space(row: &Row, command: Option<&Command<'_>>) -> bool {
+    row.is(flag::DENYOOM) || command.is_some_and(is_decided_now)
 }
 
 /// Whether what a command changes depends on keys that it does not itself change one by one.

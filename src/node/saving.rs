@@ -172,6 +172,11 @@ impl Saving {
         self.waiting.push(conn);
     }
 
+    /// Whether a backup of this name is being made or waits to be.
+    pub fn has_queued(&self, name: &str) -> bool {
+        self.backups.iter().any(|(queued, _)| queued == name)
+    }
+
     /// Asks for a backup; the client waits for it.
     pub fn queue_backup(&mut self, name: String, conn: ConnId) {
         self.backups.push_back((name, conn));

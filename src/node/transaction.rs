@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use crate::command::data::Command;
 use crate::command::parse;
 use crate::command::resolve;
-use crate::command::row::{Row, flag};
+use crate::command::row::Row;
 use crate::command::table;
 use crate::command::verb::Verb;
 use crate::reactor::id::ConnId;
@@ -198,7 +198,9 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>) -> Next {
         .filter_map(|queued| part(queued, at_ms))
         .collect();
     let writes = parts.iter().any(|(.., command)| command.is_some());
-    let takes_space = parts.iter().any(|(row, ..)| row.is(flag::DENYOOM));
+    let takes_space = parts
+        .iter()
+        .any(|(row, _, command)| propose::takes_space(row, command.as_ref()));
     if let Some(text) = turn.node.refusal(takes_space).filter(|_| writes) {
         drop(parts);
         forget_watches(turn);
