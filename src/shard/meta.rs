@@ -11,7 +11,7 @@
 //! next block goes on where this one ends.
 
 use super::Applying;
-use super::section::HardState;
+use super::section::{HardState, NUMBER_MAX};
 
 /// Bit of a block's tag: the entries go on in the next block.
 pub const CONTINUES: u32 = 1 << 31;
@@ -77,10 +77,22 @@ impl Meta {
         }
         let parts: Vec<Part> = parts.chunks_exact(PART_BYTES).map(part).collect();
         let ascending = parts.windows(2).all(|pair| pair[0].shard < pair[1].shard);
-        if !ascending || parts.iter().any(|part| part.shard >= shards) {
+        let is_possible = |part: &Part| part.shard < shards && part.is_possible();
+        if !ascending || !parts.iter().all(is_possible) {
             return Err(WRONG.to_owned());
         }
         Ok(Meta { shards, parts })
+    }
+}
+
+impl Part {
+    /// Whether a shard can have come to this.
+    fn is_possible(&self) -> bool {
+        let (applied, state) = (self.applied, self.state);
+        applied.term <= state.term
+            && [applied.index, applied.at_ms, state.term]
+                .iter()
+                .all(|&it| it <= NUMBER_MAX)
     }
 }
 
@@ -103,5 +115,43 @@ fn part(bytes: &[u8]) -> Part {
             commit: index,
         },
         keys: number(5),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_shard_can_come_to_is_believed() {
+        let part = Part {
+            shard: 1,
+            applied: Applying {
+                index: 9,
+                term: 2,
+                at_ms: 1_700_000_000_000,
+            },
+            state: HardState {
+                term: 3,
+                vote: 1,
+                commit: 9,
+            },
+            keys: 4,
+        };
+        let decoded = |change: &dyn Fn(&mut Part)| {
+            let mut part = part;
+            change(&mut part);
+            let meta = Meta {
+                shards: 2,
+                parts: vec![part],
+            };
+            Meta::decode(&meta.encode()).map(|decoded| decoded == meta)
+        };
+        assert_eq!(decoded(&|_| {}), Ok(true));
+        assert!(decoded(&|part| part.shard = 2).is_err());
+        assert!(decoded(&|part| part.applied.index = u64::MAX).is_err());
+        assert!(decoded(&|part| part.applied.at_ms = u64::MAX).is_err());
+        assert!(decoded(&|part| part.applied.term = 4).is_err());
+        assert!(decoded(&|part| part.state.term = u64::MAX).is_err());
     }
 }

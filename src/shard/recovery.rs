@@ -18,7 +18,7 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry as RaftEntry, HardState as RaftHardState};
 
 use super::log::Log;
-use super::section::{self, HardState, Section};
+use super::section::{self, HardState, NUMBER_MAX, Section};
 use super::{Applying, REPLICA, Shard};
 use crate::command::encode::{self, Change};
 use crate::store::{HashSeed, Store};
@@ -71,8 +71,11 @@ impl Recovery {
     /// # Errors
     /// It does not fit to what came before.
     pub fn section(&mut self, section: &Section<'_>) -> Result<(), String> {
+        if section.state.term > NUMBER_MAX {
+            return Err(self.wrong("a term is impossible"));
+        }
         for entry in &section.entries {
-            self.entry(entry)?;
+            self.entry(entry, section.state.term)?;
         }
         if section.state.term < self.log_term {
             return Err(self.wrong("the term went back"));
@@ -95,7 +98,8 @@ impl Recovery {
         Ok(())
     }
 
-    fn entry(&mut self, entry: &section::Entry<'_>) -> Result<(), String> {
+    /// Takes in an entry that was written when the shard was in `term`.
+    fn entry(&mut self, entry: &section::Entry<'_>, term: u64) -> Result<(), String> {
         if entry.index <= self.applied.index {
             return Ok(());
         }
@@ -108,6 +112,13 @@ impl Recovery {
         }
         let keep = (entry.index - self.applied.index - 1) as usize;
         self.tail.truncate(keep);
+        let before = self.tail.back().map_or(self.applied.term, |last| last.term);
+        if !(before..=term).contains(&entry.term) || entry.index > NUMBER_MAX {
+            return Err(self.wrong(&format!(
+                "entry {} cannot be of term {}",
+                entry.index, entry.term
+            )));
+        }
         self.tail.push_back(RaftEntry {
             index: entry.index,
             term: entry.term,
@@ -219,5 +230,72 @@ impl Recovery {
         let mut log = Log::new(state, vec![REPLICA], self.applied.index, self.applied.term);
         log.append(self.tail.into());
         Shard::assemble(self.number, self.store, log, self.applied)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::section::Entry;
+    use super::*;
+
+    fn section<'e>(term: u64, entries: &[(u64, u64, &'e [u8])]) -> Section<'e> {
+        let state = HardState {
+            term,
+            vote: REPLICA,
+            commit: 0,
+        };
+        let entry = |&(index, term, data)| Entry { index, term, data };
+        Section {
+            shard: 0,
+            state,
+            entries: entries.iter().map(entry).collect(),
+        }
+    }
+
+    fn take_in(sections: &[Section<'_>]) -> Result<(), String> {
+        let mut recovery = Recovery::new(0, HashSeed(1, 2));
+        sections.iter().try_for_each(|it| recovery.section(it))?;
+        recovery.check()?;
+        let mut shard = recovery.finish();
+        shard.hand_over(1, None);
+        Ok(())
+    }
+
+    #[test]
+    fn terms_are_possible_and_never_go_back() {
+        let good = [section(2, &[(1, 2, b"")]), section(3, &[(2, 3, b"")])];
+        assert_eq!(take_in(&good), Ok(()));
+        for (sections, reason) in [
+            (vec![section(u64::MAX, &[])], "term is impossible"),
+            (vec![section(NUMBER_MAX + 1, &[])], "term is impossible"),
+            (vec![section(2, &[(1, 3, b"")])], "entry 1 cannot be"),
+            (
+                vec![section(3, &[(1, 3, b""), (2, 2, b"")])],
+                "entry 2 cannot be",
+            ),
+            (
+                vec![section(3, &[(1, 3, b"")]), section(2, &[])],
+                "went back",
+            ),
+        ] {
+            let refused = take_in(&sections).expect_err(reason);
+            assert!(refused.contains(reason), "{refused}");
+        }
+    }
+
+    #[test]
+    fn indices_and_times_are_possible() {
+        let applied = Applying {
+            index: NUMBER_MAX,
+            term: 1,
+            at_ms: 0,
+        };
+        let mut recovery = Recovery::new(0, HashSeed(1, 2));
+        recovery.begin_from(applied, HardState::default(), 0);
+        let beyond = section(1, &[(NUMBER_MAX + 1, 1, b"")]);
+        assert!(recovery.section(&beyond).is_err());
+        let late = (NUMBER_MAX + 1).to_le_bytes();
+        let refused = take_in(&[section(1, &[(1, 1, &late)])]).expect_err("too late");
+        assert!(refused.contains("time stamp"), "{refused}");
     }
 }

@@ -12,6 +12,9 @@
 
 use bytes::Bytes;
 
+/// The greatest index, term or time that is believed: no shard comes so far, and there is room to count on.
+pub const NUMBER_MAX: u64 = 1 << 62;
+
 /// What one shard says in one record.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Section<'r> {
@@ -125,7 +128,7 @@ pub(super) const STAMP_BYTES: usize = 8;
 /// When an entry was proposed (unix milliseconds) and the bytes of its changes; `None` for an empty entry.
 ///
 /// # Errors
-/// It is shorter than its time stamp.
+/// It is shorter than its time stamp, or that is none.
 pub fn body(data: &[u8]) -> Result<Option<(u64, &[u8])>, String> {
     if data.is_empty() {
         return Ok(None);
@@ -133,7 +136,10 @@ pub fn body(data: &[u8]) -> Result<Option<(u64, &[u8])>, String> {
     let (stamp, changes) = data
         .split_first_chunk::<STAMP_BYTES>()
         .ok_or("an entry is shorter than its time stamp")?;
-    Ok(Some((u64::from_le_bytes(*stamp), changes)))
+    match u64::from_le_bytes(*stamp) {
+        at_ms if at_ms <= NUMBER_MAX => Ok(Some((at_ms, changes))),
+        _ => Err("an entry has an impossible time stamp".to_owned()),
+    }
 }
 
 /// An entry that is committed and not yet applied, with a place in its changes.
