@@ -13,6 +13,10 @@ use crate::store::HashSeed;
 
 /// Keys that room is made for at once, seven bytes each, because a file says so.
 const ROOM_KEYS_MAX: u64 = 64 << 20;
+/// Claims of fewer keys are not looked into.
+const KEYS_UNDOUBTED: u64 = 64 << 10;
+/// Most keys in one byte of an image: an entry has three bytes at least, and LZ4 makes one of 255 at best.
+const KEYS_PER_BYTE_MAX: u64 = 255 / 3;
 
 /// Loads an image, a shard after the other, and gives each to `shard` once it is complete. What was read, bytes of
 /// the file and keys, is told to `read` on the way. Returns what the image says of itself.
@@ -29,6 +33,7 @@ pub fn image(
 ) -> Result<Meta, Damage> {
     let (mut reader, meta) = ImageReader::open(disk, name, keys)?;
     let meta = Meta::decode(&meta).map_err(|reason| Damage::new(name, 0, reason))?;
+    doubt(&reader, name, &meta)?;
     let (mut block, mut whole) = (Vec::new(), Vec::new());
     let mut at = reader.position();
     let mut tag = reader.next(&mut block)?;
@@ -68,6 +73,16 @@ pub fn image(
     }
 }
 
+/// Refuses an image that cannot hold as many keys as it says, before room is made for them.
+fn doubt(reader: &ImageReader, name: &str, meta: &Meta) -> Result<(), Damage> {
+    let keys = meta.parts.iter().map(|part| part.keys);
+    let keys = keys.fold(0, u64::saturating_add);
+    if keys < KEYS_UNDOUBTED || reader.reaches(keys / KEYS_PER_BYTE_MAX)? {
+        return Ok(());
+    }
+    Err(Damage::new(name, 0, format!("too short for {keys} keys")))
+}
+
 /// Who is told of a record, and of the last entry in it of each shard that has any: shard and index.
 pub type OnRecord<'r> = &'r mut dyn FnMut(&Record<'_>, &[(u16, u64)]);
 
@@ -102,4 +117,44 @@ pub fn log(
             .map_err(|reason| Damage::new("the log", 0, reason))?;
     }
     Ok(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::image::write::ImageWriter;
+    use crate::disk::seal::Entropy;
+    use crate::disk::sim::SimDisk;
+    use crate::shard::Applying;
+    use crate::shard::meta::Part;
+    use crate::shard::section::HardState;
+
+    #[test]
+    fn no_room_is_made_for_keys_that_cannot_be_there() {
+        for (keys, reason) in [
+            (KEYS_UNDOUBTED - 1, "ends here with 0 keys"),
+            (KEYS_UNDOUBTED, "too short"),
+            (u64::MAX, "too short"),
+        ] {
+            let part = Part {
+                shard: 0,
+                applied: Applying::default(),
+                state: HardState::default(),
+                keys,
+            };
+            let meta = Meta {
+                shards: 2,
+                parts: vec![part],
+            };
+            let disk: Arc<dyn Disk> = Arc::new(SimDisk::new(1));
+            let mut entropy: Entropy = Box::new(|bytes| bytes.fill(1));
+            let writer =
+                ImageWriter::create(disk.clone(), "image", None, &mut entropy, &meta.encode());
+            writer.and_then(ImageWriter::finish).expect("a sound disk");
+            let seed = HashSeed(1, 2);
+            let loaded = image(disk, "image", &|_| None, seed, &mut |_, _| {}, &mut drop);
+            let damage = loaded.expect_err("there are no keys");
+            assert!(damage.reason.contains(reason), "{damage}");
+        }
+    }
 }

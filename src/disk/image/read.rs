@@ -78,6 +78,20 @@ impl ImageReader {
         self.at
     }
 
+    /// Whether the file has a byte at `offset`.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn reaches(&self, offset: u64) -> Result<bool, Damage> {
+        match self.disk.read(&self.name, offset, &mut [0]) {
+            Ok(read) => Ok(read == 1),
+            Err(error) => {
+                let reason = format!("cannot be read: {error}");
+                Err(Damage::new(&self.name, offset, reason))
+            }
+        }
+    }
+
     /// Puts the next block into `raw`, in place of what is there, and returns its tag. `None`: the image ended, as
     /// its last block says, and nothing is missing.
     ///
