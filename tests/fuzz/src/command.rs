@@ -3,11 +3,13 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use marline::command::data::{Command, Many};
 use marline::command::parse::{self, Fault};
 use marline::command::row::Row;
 use marline::command::table;
 use marline::command::verb::Verb;
 use marline::node::keyspace::{Keyspace, Touched};
+use marline::ring;
 use marline::store::HashSeed;
 use marline::wire::reply::{Dialect, Reply};
 use marline::wire::request::{Args, Limits, Parser, Progress};
@@ -38,6 +40,9 @@ impl World {
         let Some(parsed) = parse::data(row, args, self.at_ms) else {
             return;
         };
+        if parsed.as_ref().is_ok_and(is_taken_apart) {
+            return;
+        }
         // Time passes, so that keys expire.
         self.at_ms += 1 + args.at(0).len() as u64;
         for (keyspace, dialect) in self.keyspaces.iter_mut().zip(DIALECTS) {
@@ -49,7 +54,7 @@ impl World {
                         recording: true,
                         ..Touched::default()
                     };
-                    keyspace.execute(command, self.at_ms, || 7, &mut reply, &mut touched);
+                    execute(keyspace, command, self.at_ms, &mut reply, &mut touched);
                 }
                 Err(Fault { text, .. }) => reply.error_bytes(text),
             }
@@ -63,6 +68,40 @@ impl World {
             "the dialect matters to the data"
         );
     }
+}
+
+/// Runs a command; a write is a batch of its own.
+fn execute(
+    keyspace: &mut Keyspace,
+    command: &Command<'_>,
+    at_ms: u64,
+    reply: &mut Reply<'_>,
+    touched: &mut Touched,
+) {
+    match command {
+        Command::One(op) if op.action.is_write() => {
+            let slot = ring::slot(op.key);
+            keyspace.propose(slot, op);
+            keyspace.hand_over(at_ms, None);
+            keyspace.persisted();
+            keyspace.apply_next(slot, reply, touched);
+            keyspace.settle();
+        }
+        Command::Many(Many::Flush) => {
+            keyspace.propose_flush();
+            keyspace.hand_over(at_ms, None);
+            keyspace.persisted();
+            keyspace.apply_flush();
+            keyspace.settle();
+            reply.ok();
+        }
+        reading => keyspace.read(reading, at_ms, || 7, reply, touched),
+    }
+}
+
+/// Whether it is taken apart above the keyspace; whole sessions have such.
+fn is_taken_apart(command: &Command<'_>) -> bool {
+    matches!(command, Command::Many(many) if command.is_write() && !matches!(many, Many::Flush))
 }
 
 /// Strings of hundreds of megabytes are legal and would only take time.

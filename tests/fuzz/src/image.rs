@@ -1,13 +1,17 @@
 //! Images: any bytes are read to an end or to damage, and what is read to its end is what a writer would have written.
+//! The same for what nodes put into images: shards, and whose directory it is.
 #![no_main]
 
 use std::io;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
+use marline::data::{identity, loading};
 use marline::disk::image::BLOCK_BYTES_MAX;
 use marline::disk::image::read::{ImageReader, verify};
 use marline::disk::{Disk, FileInfo};
+use marline::shard::meta::Meta;
+use marline::store::HashSeed;
 
 /// A disk with one file, which cannot be changed.
 struct OneFile(Vec<u8>);
@@ -64,12 +68,42 @@ fn mended(data: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Loads the shards in an image, and reads it as an identity.
+fn load(disk: Arc<dyn Disk>) {
+    let (mut shards, mut read) = (Vec::new(), 0);
+    let keys = |_| Some([7; 32]);
+    let loaded = loading::image(
+        disk.clone(),
+        "image",
+        &keys,
+        HashSeed(1, 2),
+        &mut |_, keys| read += keys,
+        &mut |shard| shards.push(shard),
+    );
+    if let Ok(meta) = loaded {
+        assert_eq!(shards.len(), meta.parts.len());
+        let keys: u64 = meta.parts.iter().map(|part| part.keys).sum();
+        assert_eq!(read, keys);
+    }
+    // A shard that cannot go on is told so before it is finished.
+    for shard in shards {
+        if shard.check().is_ok() {
+            assert!(shard.finish().last_index() > 0);
+        }
+    }
+    let _ = identity::read(disk);
+}
+
 fuzz_target!(|data: &[u8]| {
+    if let Ok(meta) = Meta::decode(data) {
+        assert_eq!(meta.encode(), data, "it has two encodings");
+    }
     let keys = |_| Some([7; 32]);
     for bytes in [data.to_vec(), mended(data)] {
         let length = bytes.len() as u64;
         let disk: Arc<dyn Disk> = Arc::new(OneFile(bytes));
         let whole = verify(disk.clone(), "image", Some(&keys));
+        load(disk.clone());
         let outside = verify(disk.clone(), "image", None);
         assert!(whole.is_err() || outside.is_ok(), "whole, but not outside");
         let Ok((mut reader, _)) = ImageReader::open(disk, "image", &keys) else {

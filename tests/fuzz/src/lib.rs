@@ -1,4 +1,7 @@
-//! What several targets ask of replies.
+//! What several targets need.
+
+pub mod heavy;
+pub mod sim;
 
 use marline::wire::decode::{Decoder, Limits, Value};
 

@@ -4,22 +4,18 @@
 //! The first byte is the network's seed. In the rest, 0xFE changes the speaker, 0xFD lets time pass.
 #![no_main]
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use marline::config::Options;
 use marline::config::values::{Origin, Values};
-use marline::node::{self, Node};
-use marline::reactor::Reactor;
-use marline::reactor::backend::{Backend, Raw};
-use marline::reactor::sim::{Faults, SimBackend, SimNet};
+use marline::node::Node;
+use marline::reactor::sim::{Faults, SimNet};
 use marline::wire::decode::{Decoder, Limits};
+use marline_fuzz::sim::{Client, STEPS_MAX, World};
 
 const TURN: u8 = 0xfe;
 const TIME: u8 = 0xfd;
-/// Events of one run; a session that says more keeps the network busy for ever.
-const STEPS_MAX: usize = 400;
 
 fn configuration() -> Values {
     let mut values = Values::default();
@@ -32,63 +28,6 @@ fn configuration() -> Values {
         values.set(name, text, Origin::Flag).expect(name);
     }
     values
-}
-
-struct Client {
-    backend: SimBackend,
-    raw: Option<Raw>,
-    heard: Vec<u8>,
-}
-
-impl Client {
-    fn new(net: &SimNet, to: SocketAddr) -> Client {
-        let mut backend = net.node();
-        let raw = backend.connect(to, 1).ok();
-        Client {
-            backend,
-            raw,
-            heard: Vec::new(),
-        }
-    }
-
-    fn say(&mut self, mut bytes: &[u8], world: &mut World) {
-        for _ in 0..STEPS_MAX {
-            let Some(raw) = self.raw.filter(|_| !bytes.is_empty()) else {
-                return;
-            };
-            match self.backend.write(raw, bytes) {
-                Ok(sent) => bytes = &bytes[sent..],
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
-            }
-            world.step();
-            self.listen();
-        }
-    }
-
-    fn listen(&mut self) {
-        let (Some(raw), mut piece) = (self.raw, [0; 4096]) else {
-            return;
-        };
-        while let Ok(read @ 1..) = self.backend.read(raw, &mut piece) {
-            self.heard.extend_from_slice(&piece[..read]);
-        }
-    }
-}
-
-struct World {
-    net: SimNet,
-    server: Reactor<SimBackend, Node>,
-    stopped: bool,
-}
-
-impl World {
-    fn step(&mut self) {
-        if !self.stopped {
-            self.stopped = !self.server.turn(None).expect("the loop goes on");
-            self.net.pass(Duration::from_micros(100));
-        }
-    }
 }
 
 fn faults(seed: u8) -> Faults {
@@ -132,14 +71,8 @@ fuzz_target!(|data: &[u8]| {
     let values = configuration();
     let options = Options::read(&values).expect("defaults are whole");
     let net = SimNet::new(u64::from(*seed), faults(*seed));
-    let started = node::start(net.node(), Node::new(values, options, 1));
-    let (server, address) = started.expect("an address is free");
-    let mut world = World {
-        net: net.clone(),
-        server,
-        stopped: false,
-    };
-    let mut clients = [Client::new(&net, address), Client::new(&net, address)];
+    let mut world = World::start(&net, Node::new(values, options, 1));
+    let mut clients = [Client::new(&mut world), Client::new(&mut world)];
     for _ in 0..10 {
         world.step();
     }
@@ -158,15 +91,15 @@ fuzz_target!(|data: &[u8]| {
         world.step();
     }
     // One hangs up at once, the other says that it is done and listens on.
-    if let Some(raw) = clients[1].raw.take_if(|_| seed & 2 != 0) {
-        clients[1].backend.close(raw, seed & 4 != 0);
+    if seed & 2 != 0 {
+        clients[1].close(&mut world, seed & 4 != 0);
     }
-    if let Some(raw) = clients[0].raw {
-        clients[0].backend.shutdown_write(raw);
-    }
+    clients[0].finish(&mut world);
     for _ in 0..STEPS_MAX {
         world.step();
-        clients.iter_mut().for_each(Client::listen);
+        clients
+            .iter_mut()
+            .for_each(|client| client.listen(&mut world));
     }
     if speaks_resp(script) && !world.stopped && seed & 1 == 0 {
         let mut decoder = Decoder::new(Limits::default());
