@@ -3,30 +3,29 @@
 use fastrand::Rng;
 use marline::disk::sim::{Crash, Fault};
 
-use super::is_full_run;
 use super::script::{self, Step, check, play};
 use super::world::{Disks, World};
+use super::{is_full_run, seed};
 
-const SEED: u64 = 1;
 const SPECIAL: [&str; 3] = ["SAVE", "BGSAVE", "BACKUP backup-#"];
 const STEPS: usize = 200;
 
 /// The script, and how many calls it takes of a disk on which nothing happens.
-fn script_and_calls() -> (Vec<Step>, u64) {
-    let steps = script::random(&mut Rng::with_seed(SEED), STEPS, &SPECIAL);
-    let disks = Disks::plain();
+fn script_and_calls(disks: &Disks, special: &[&str]) -> (Vec<Step>, u64) {
+    let steps = script::random(&mut Rng::with_seed(seed()), STEPS, special);
+    let disks = disks.fork();
     let mut world = World::start(&disks);
-    let played = play(&mut world, &steps, &mut Rng::with_seed(SEED), None);
+    let played = play(&mut world, &steps, &mut Rng::with_seed(seed()), None);
     check(&disks.crashed(Crash::LoseAll), &played, "no fault");
     (steps, disks.data.calls())
 }
 
 /// Plays the script with one fault, for each `stride`th call from `first` on.
 fn at_calls(first: usize, stride: usize, mut play_with: impl FnMut(&[Step], u64)) {
-    let (steps, calls) = script_and_calls();
+    let (steps, calls) = script_and_calls(&Disks::plain(), &SPECIAL);
     let stride = if is_full_run() { 1 } else { stride };
-    let first = if is_full_run() { 0 } else { first };
-    println!("seed {SEED}, {calls} calls");
+    let first = (first + seed() as usize) % stride;
+    println!("{calls} calls");
     assert!(calls > 100, "something is written");
     for call in (0..calls).skip(first).step_by(stride) {
         play_with(&steps, call);
@@ -47,7 +46,7 @@ fn failing_device(is_sticky: bool, first: usize, stride: usize) {
         let disks = Disks::plain();
         disks.data.fail_at(call, Fault::Eio, is_sticky);
         let mut world = World::start(&disks);
-        let mut rng = Rng::with_seed(SEED);
+        let mut rng = Rng::with_seed(seed());
         let played = play(&mut world, steps, &mut rng, None);
         // The last calls may be those of a snapshot that goes on.
         world.until(|world| world.is_over);
@@ -79,7 +78,7 @@ fn a_machine_that_goes_down_keeps_what_was_promised() {
         let disks = Disks::plain();
         disks.data.crash_at(call);
         let mut world = World::start(&disks);
-        let played = play(&mut world, steps, &mut Rng::with_seed(SEED), None);
+        let played = play(&mut world, steps, &mut Rng::with_seed(seed()), None);
         for how in crashes(call) {
             check(
                 &disks.crashed(how),
@@ -96,7 +95,7 @@ fn full_disk(is_sticky: bool, first: usize, stride: usize) {
         let mut world = World::start(&disks);
         let call = call.max(disks.data.calls());
         disks.data.fail_at(call, Fault::Enospc, is_sticky);
-        let mut rng = Rng::with_seed(SEED);
+        let mut rng = Rng::with_seed(seed());
         let mut played = play(&mut world, steps, &mut rng, Some(&disks.data));
         let what = format!("no space at call {call}");
         // A call that needs no space, as long as nothing is copied on write: the log ends the process if it does.

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use fastrand::Rng;
 use marline::disk::sim::{Crash, Fault};
 
-use super::script::talker;
+use super::script::{self, Fate, check, play, talker};
 use super::world::{Client, Disks, World};
+use super::{is_full_run, seed};
 
 const NO_SPACE: &str = "-NOSPACE";
 
@@ -150,6 +152,35 @@ fn a_stop_does_not_wait_for_space() {
 }
 
 #[test]
+fn a_disk_that_is_full_at_any_size_stops_nobody() {
+    let stride = if is_full_run() { 8 } else { 300 };
+    for more in (0..12_000).skip(seed() as usize % stride).step_by(stride) {
+        let mut rng = Rng::with_seed(seed());
+        let steps = script::random(&mut rng, 120, &["SAVE", "BGSAVE"]);
+        let disks = Disks::plain();
+        let mut world = World::start(&disks);
+        world.pass(Duration::from_secs(1));
+        let files = disks.data.contents();
+        let used: usize = files.values().map(Vec::len).sum();
+        disks.data.limit((used + more) as u64);
+        let mut played = play(&mut world, &steps, &mut rng, Some(&disks.data));
+        disks.data.limit(u64::MAX);
+        world.pass(Duration::from_secs(10));
+        assert_eq!(world.fatal(), None, "{more}");
+        let last = play(&mut world, &script::parse("SET the end"), &mut rng, None);
+        assert_eq!(last[0].1, Fate::Done("OK".to_owned()), "{more}");
+        played.extend(last);
+        for how in [Crash::LoseAll, Crash::Random(more as u64)] {
+            check(
+                &disks.crashed(how),
+                &played,
+                &format!("{more} bytes, {how:?}"),
+            );
+        }
+    }
+}
+
+#[test]
 fn saving_is_tried_again_when_there_is_space() {
     for nth in 0..40 {
         let disks = Disks {
@@ -183,4 +214,27 @@ fn saving_is_tried_again_when_there_is_space() {
         let mut again = World::start(&disks.crashed(Crash::LoseAll));
         assert_eq!(again.dump(), dump);
     }
+}
+
+#[test]
+fn a_write_is_answered_although_the_log_cannot_be_tidied() {
+    let mut survived = 0;
+    for nth in 0..60 {
+        let disks = Disks::plain();
+        let mut world = World::start(&disks);
+        let [writer, saver] = [(); 2].map(|()| talker(&mut world));
+        for key in 0..40 {
+            world.ask(writer, &format!("SET key-{key} {key}"));
+        }
+        world.send(saver, "SAVE\n");
+        disks
+            .data
+            .fail_at(disks.data.calls() + nth, Fault::Enospc, false);
+        for _ in 0..40 {
+            let told = world.ask(writer, "INCR number");
+            assert!(!told.is_empty() || world.fatal().is_some(), "{nth}");
+        }
+        survived += usize::from(world.fatal().is_none());
+    }
+    assert!(survived > 30, "{survived} of 60");
 }
