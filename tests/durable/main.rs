@@ -16,6 +16,7 @@ mod groups;
 mod growth;
 mod keys;
 mod long;
+mod lost_second;
 mod restarts;
 mod script;
 mod sealed;
