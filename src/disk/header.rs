@@ -5,7 +5,7 @@
 //!  8  2  version of the format
 //! 10  2  the smallest version whose reader understands it
 //! 12  4  id of the key it is sealed with; 0: not sealed
-//! 16 16  salt of the file's own key; zeros when not sealed
+//! 16 16  salt of the file's own key; of an image that is not sealed, zeros
 //! 32  8  number: of the segment; 0 for an image
 //! 40 20  zeros
 //! 60  4  CRC32C of bytes 0..60

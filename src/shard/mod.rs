@@ -150,8 +150,8 @@ impl Shard {
         self.open.truncate(bytes);
     }
 
-    /// Proposes what has gathered as one entry of the time `at_ms`, and appends to `record`, if there is one, what
-    /// must become durable before [`persisted`](Self::persisted) may be called.
+    /// Proposes what has gathered as one entry of the time `at_ms`, and appends to `record` what must become durable
+    /// before [`persisted`](Self::persisted) may be called. Without a record nothing must: it is committed.
     pub fn hand_over(&mut self, at_ms: u64, record: Option<&mut Vec<u8>>) {
         if !self.open.is_empty() {
             self.close_entry(at_ms);
@@ -159,6 +159,7 @@ impl Shard {
         if !self.raft.has_ready() {
             return;
         }
+        let is_kept = record.is_some();
         let mut ready = self.raft.ready();
         let entries = ready.take_entries();
         let is_to_persist = !entries.is_empty() || ready.must_sync();
@@ -169,8 +170,15 @@ impl Shard {
             }
         }
         self.raft.mut_store().append(entries);
-        self.handed = Some(ready.number());
-        self.finish_ready(ready);
+        if is_kept {
+            self.handed = Some(ready.number());
+            self.finish_ready(ready);
+        } else {
+            self.keep_hard_state(&ready);
+            self.take_committed(ready.take_committed_entries());
+            let mut light = self.raft.advance_append(ready);
+            self.take_committed(light.take_committed_entries());
+        }
     }
 
     /// Makes an entry of what has gathered. One message of raft for all of it.
@@ -193,7 +201,19 @@ impl Shard {
 
     /// Takes what is committed out of a step of raft and tells raft that the rest is in its log.
     fn finish_ready(&mut self, mut ready: Ready) {
-        for entry in ready.take_committed_entries() {
+        self.take_committed(ready.take_committed_entries());
+        self.keep_hard_state(&ready);
+        self.raft.advance_append_async(ready);
+    }
+
+    fn keep_hard_state(&mut self, ready: &Ready) {
+        if let Some(state) = ready.hs() {
+            self.raft.mut_store().set_hard_state(state.clone());
+        }
+    }
+
+    fn take_committed(&mut self, entries: Vec<RaftEntry>) {
+        for entry in entries {
             let (at_ms, changes) = match section::body(&entry.data) {
                 Ok(Some((at_ms, _))) => (at_ms, entry.data.slice(STAMP_BYTES..)),
                 _ => (0, Bytes::new()),
@@ -205,11 +225,6 @@ impl Shard {
                 changes,
             });
         }
-        if let Some(state) = ready.hs() {
-            let state = state.clone();
-            self.raft.mut_store().set_hard_state(state);
-        }
-        self.raft.advance_append_async(ready);
     }
 
     /// What was handed over is durable: raft counts it, and what is committed by that can be applied.
