@@ -387,6 +387,7 @@ fn finished(cx: &mut Cx<'_, Node>, outcome: io::Result<u64>) {
                 active.keys
             );
             node.saving.saved[usize::from(shard)] = (index, node.at_ms);
+            node.saving.is_unsaid = true;
             tidy(cx, shard, index);
         }
         Target::Backup(name) => {
@@ -399,7 +400,6 @@ fn finished(cx: &mut Cx<'_, Node>, outcome: io::Result<u64>) {
             }
         }
     }
-    cx.app.saving.is_unsaid = true;
     begin(cx);
 }
 
@@ -485,7 +485,14 @@ fn answer_waiting(cx: &mut Cx<'_, Node>, said: &Said) {
 
 /// Everything that was asked for is saved.
 fn note_saved(node: &mut Node) {
-    if std::mem::take(&mut node.saving.is_unsaid) || !node.saving.waiting.is_empty() {
+    let is_unsaid = std::mem::take(&mut node.saving.is_unsaid);
+    if is_unsaid {
+        log::info!(
+            "saved: all shards that were asked for, {} keys",
+            node.keyspace.len()
+        );
+    }
+    if is_unsaid || !node.saving.waiting.is_empty() {
         node.saving.saved_ms = node.at_ms;
         node.saving.saved_writes = node.touched.writes;
     }
