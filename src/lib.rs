@@ -5,13 +5,13 @@
 //! fails on an upward import: *the declaration order is the architecture*.
 //!
 //! ```text
-//!            main.rs            argv -> role (node | cli | check | backup | restore)
+//!            main.rs            argv -> role (node | cli | backup | check | import | restore)
 //!  L7   node/  cli/  offline/   where everything meets: sessions, keyspace, admin; the client tools; and the
 //!                               tools for a directory that no node uses
 //!  L6   data/                   the data directory of a node: its files, whose they are, how they are opened
-//!  L5   shard/                  one replicated piece of the key space: the place where the log will sit
+//!  L5   shard/                  one Raft group: propose, hand to the log, apply what is committed
 //!  L3   store/                  deterministic apply(command, at) -> reply
-//!  L2   command/                the command table; args <-> Command
+//!  L2   command/                the command table; args <-> Command <-> log bytes
 //!  L1   reactor/  wire/  disk/  ring
 //!                               siblings: "Twisted for Rust"; the line protocol; files; key -> slot -> shard
 //!  L0   config                  every option, default and limit
