@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use crate::disk::image::read::{ImageReader, Keys};
-use crate::disk::wal::replay::{self, End, Record};
+use crate::disk::wal::Record;
+use crate::disk::wal::replay::{self, End};
 use crate::disk::{Damage, Disk};
 use crate::shard::meta::{CONTINUES, Meta};
 use crate::shard::recovery::Recovery;

@@ -53,6 +53,7 @@
 pub mod check;
 mod record;
 pub mod replay;
+mod segment;
 pub mod spares;
 pub mod writer;
 
@@ -86,6 +87,19 @@ pub struct SegmentInfo {
     pub bytes: u64,
     /// Id of the key it is sealed with; 0: not sealed.
     pub key_id: u32,
+}
+
+/// A data record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record<'p> {
+    /// Number of its segment.
+    pub segment: u64,
+    /// Where in the segment's file it begins.
+    pub offset: u64,
+    /// Its sequence number.
+    pub sequence: u64,
+    /// What was appended.
+    pub payload: &'p [u8],
 }
 
 /// Whether an operation failed for lack of space, so that it may work later.
