@@ -52,7 +52,7 @@ pub struct Options {
     pub seal_keys: Option<PathBuf>,
     /// Changed shards are saved after this; `None`: not for the time's sake.
     pub snapshot_interval: Option<Duration>,
-    /// Bytes of log at which the shards that hold it are saved.
+    /// Bytes of log at which changed shards are saved.
     pub snapshot_log_bytes: u64,
     /// Number of shards.
     pub shards: u16,

@@ -74,7 +74,7 @@ pub static SETTINGS: [Setting; 38] = [
     row("sync", "always", Choice(&["always", "1s", "never"]), Start, "when a write is on the disk: before its answer, within a second, or when the system likes"),
     row("seal-keys", "", Text, Start, "file of the keys that seal the data at rest; made when it and the data are new"),
     row("snapshot-interval", "300", Integer(0, 86_400), Always, "seconds after which changed shards are saved; 0 never for the time's sake"),
-    row("snapshot-log-size", "256mb", Bytes(1 << 20, 1 << 40), Always, "bytes of log at which the shards that hold it are saved"),
+    row("snapshot-log-size", "256mb", Bytes(1 << 20, 1 << 40), Always, "bytes of log at which changed shards are saved"),
     row("shards", "16", Integer(1, 16_384), Start, "number of shards that the keys are cut into"),
     row("seed", "", OptionalInteger(0, i64::MAX), Start, "seed of everything random; empty takes one from the kernel"),
     row("maxclients", "10000", Integer(1, 1_000_000), Always, "most client connections"),

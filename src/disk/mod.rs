@@ -67,6 +67,20 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
 }
 
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Writes zeros over the first `bytes` of a file and syncs it, so that their blocks are really there.
+///
+/// # Errors
+/// The disk's; a part of it may be there then.
+pub fn fill_with_zeros(disk: &dyn Disk, name: &str, bytes: u64) -> io::Result<()> {
+    for at in (0..bytes).step_by(ZEROS.len()) {
+        let piece = (bytes - at).min(ZEROS.len() as u64) as usize;
+        disk.write(name, at, &ZEROS[..piece])?;
+    }
+    disk.sync(name)
+}
+
 /// A file that does not hold what was once written into it, or cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {

@@ -13,13 +13,14 @@ use std::io;
 use std::sync::Arc;
 
 use crate::command::parse;
+use crate::disk::publish::is_temporary;
 use crate::disk::{DIRECTORY, Disk};
 use crate::reactor::id::ConnId;
 use crate::wire::number;
 use crate::wire::request::Args;
 
 use super::session::{Message, Said};
-use super::turn::{Answer, Next, Turn, Until, Wait};
+use super::turn::{Next, Turn, Wait};
 
 /// Longest name.
 const NAME_BYTES_MAX: usize = 128;
@@ -43,11 +44,11 @@ pub fn backup(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     let disk = Arc::clone(&files.backups);
     let word = args.at(1);
     match args.len() {
-        2 if parse::is(word, "LIST") => ask(turn, move || list(&*disk)),
+        2 if parse::is(word, "LIST") => turn.ask(move || list(&*disk)),
         2 if WORDS.iter().any(|reserved| parse::is(word, reserved)) => refuse(turn, USAGE),
         2 => make(turn, disk, word),
         3 if parse::is(word, "REMOVE") => match name(args.at(2)) {
-            Some(name) => ask(turn, move || remove(&*disk, &name)),
+            Some(name) => turn.ask(move || remove(&*disk, &name)),
             None => refuse(turn, BAD_NAME),
         },
         5 if parse::is(word, "READ") => read(turn, disk, args),
@@ -64,28 +65,9 @@ fn name(word: &[u8]) -> Option<String> {
     let is_fine = |&byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let fits = (1..=NAME_BYTES_MAX).contains(&word.len())
         && word.iter().all(is_fine)
-        && !word.starts_with(b".")
-        && !word.ends_with(b".tmp");
+        && !word.starts_with(b".");
     let text = std::str::from_utf8(word).ok()?;
-    fits.then(|| text.to_owned())
-}
-
-const WAIT: Next = Next::Wait(Wait {
-    until: Until::Done,
-    answer: Answer::Ok,
-});
-
-/// Asks the disk on another thread; what it says is the answer.
-fn ask(
-    turn: &mut Turn<'_, '_, '_>,
-    job: impl FnOnce() -> io::Result<Said> + Send + 'static,
-) -> Next {
-    let me = turn.me;
-    turn.net.defer_to_thread(job, move |cx, said| {
-        let said = said.unwrap_or_else(|error| Said::Error(format!("ERR {error}")));
-        cx.net.post(me, Message::Say(said));
-    });
-    WAIT
+    (fits && !is_temporary(text)).then(|| text.to_owned())
 }
 
 fn make(turn: &mut Turn<'_, '_, '_>, disk: Arc<dyn Disk>, word: &[u8]) -> Next {
@@ -105,7 +87,7 @@ fn make(turn: &mut Turn<'_, '_, '_>, disk: Arc<dyn Disk>, word: &[u8]) -> Next {
         };
         cx.net.post(me, Message::Say(Said::Error(text)));
     });
-    WAIT
+    Next::Wait(Wait::UNTIL_DONE)
 }
 
 /// Bytes of a backup, if there is one of this name.
@@ -119,9 +101,7 @@ fn find(disk: &dyn Disk, name: &str) -> io::Result<Option<u64>> {
 
 fn list(disk: &dyn Disk) -> io::Result<Said> {
     let files = disk.list()?;
-    let whole = files
-        .into_iter()
-        .filter(|file| !file.name.ends_with(".tmp"));
+    let whole = files.into_iter().filter(|file| !is_temporary(&file.name));
     let fields = whole.map(|file| (file.name, vec![("bytes", file.bytes.to_string())]));
     Ok(Said::Fields(fields.collect()))
 }
@@ -141,7 +121,7 @@ fn read(turn: &mut Turn<'_, '_, '_>, disk: Arc<dyn Disk>, args: Args<'_>) -> Nex
     let (Some(name), Some(offset), Some(count)) = (name(args.at(2)), number(3), number(4)) else {
         return refuse(turn, USAGE);
     };
-    ask(turn, move || {
+    turn.ask(move || {
         if find(&*disk, &name)?.is_none() {
             return Ok(Said::Error(NONE_SUCH.to_owned()));
         }

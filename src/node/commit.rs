@@ -90,16 +90,12 @@ pub enum Answer {
     Error(String),
 }
 
-/// A batch in flight.
-struct Flight {
-    items: Vec<Item>,
-}
-
 /// The writes under way.
 #[derive(Default)]
 pub struct Commits {
     open: Vec<Item>,
-    flight: Option<Flight>,
+    /// The batch in flight.
+    flight: Option<Vec<Item>>,
     /// Changes under way, by slot of their key.
     pending: Vec<u32>,
     /// FLUSHALLs under way, which concern every slot.
@@ -148,7 +144,7 @@ impl Commits {
 
     /// Commands under way.
     pub fn len(&self) -> usize {
-        self.open.len() + self.flight.as_ref().map_or(0, |flight| flight.items.len())
+        self.open.len() + self.flight.as_ref().map_or(0, Vec::len)
     }
 }
 
@@ -165,7 +161,7 @@ pub fn hand_over(cx: &mut Cx<'_, Node>) {
             .hand_over(node.at_ms, is_kept.then_some(&mut record));
         let spare = std::mem::take(&mut node.commits.spare);
         let items = std::mem::replace(&mut node.commits.open, spare);
-        node.commits.flight = Some(Flight { items });
+        node.commits.flight = Some(items);
         if !is_kept {
             land(cx);
             continue;
@@ -178,7 +174,7 @@ pub fn hand_over(cx: &mut Cx<'_, Node>) {
 
 /// The batch in flight is as durable as was asked for: it is applied and answered.
 pub fn land(cx: &mut Cx<'_, Node>) {
-    let Some(Flight { mut items }) = cx.app.commits.flight.take() else {
+    let Some(mut items) = cx.app.commits.flight.take() else {
         return;
     };
     cx.app.keyspace.persisted();

@@ -174,7 +174,7 @@ fn persistence(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
     facts.add("marline_saved_bytes_last", saving.last.bytes);
     facts.add("marline_saved_keys_last", saving.last.keys);
     facts.add("marline_saved_ms_last", saving.last.took_ms);
-    facts.add("marline_log_segments", journal.segments.len());
+    facts.add("marline_log_segments", journal.segments.count());
     facts.add("marline_log_records", journal.figures.records);
     facts.add("marline_log_bytes", journal.figures.bytes);
     facts.add("marline_log_queued_bytes", journal.queued_bytes());

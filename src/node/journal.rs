@@ -27,7 +27,7 @@ use crate::disk::seal::KEY_BYTES;
 use crate::disk::wal::spares::Spare;
 use crate::disk::wal::writer::Wal;
 use crate::disk::wal::{ActiveKey, is_full};
-use crate::disk::{DIRECTORY, Disk, FileInfo};
+use crate::disk::{DIRECTORY, Disk, FileInfo, fill_with_zeros};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 
@@ -36,8 +36,6 @@ use super::{Node, commit, saving};
 /// How long a full disk is left alone before it is tried again.
 const RETRY_NANOS: Nanos = 1_000_000_000;
 const SECOND_NANOS: Nanos = 1_000_000_000;
-/// The reserve is written in pieces of so many bytes.
-const PIECE_BYTES: usize = 1 << 20;
 
 /// One record on its way.
 pub struct Record {
@@ -94,13 +92,8 @@ impl Segments {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.last.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.last.is_empty()
     }
 }
 
@@ -111,9 +104,7 @@ pub struct Figures {
     pub records: u64,
     /// Bytes written.
     pub bytes: u64,
-    /// Writes of one or more records that were waited for.
-    pub writes: u64,
-    /// How long the last took, with its sync.
+    /// How long the last write of one or more took, with its sync.
     pub last_ns: u64,
     /// How long the longest took.
     pub max_ns: u64,
@@ -246,11 +237,6 @@ impl Journal {
     /// Bytes that wait for the disk.
     pub fn queued_bytes(&self) -> usize {
         self.link.as_ref().map_or(0, |link| link.queue_bytes)
-    }
-
-    /// The log, while no job has it.
-    pub fn wal_mut(&mut self) -> Option<&mut Wal> {
-        self.link.as_mut()?.wal.as_mut()
     }
 }
 
@@ -389,7 +375,7 @@ fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
         return;
     };
     let figures = &mut journal.figures;
-    (figures.writes, figures.last_ns) = (figures.writes + 1, took);
+    figures.last_ns = took;
     figures.max_ns = figures.max_ns.max(took);
     link.wal = Some(written.wal);
     link.adopt();
@@ -524,22 +510,12 @@ fn make_reserve(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
     if disk.list()?.iter().any(is_there) {
         return Ok(());
     }
-    let made = write_reserve(disk, bytes);
+    let made = fill_with_zeros(disk, RESERVE, bytes).and_then(|()| disk.sync(DIRECTORY));
     if made.is_err() {
         // It may not be there yet; and what cannot be removed now is written over by the next attempt.
         let _ = disk.remove(RESERVE);
     }
     made
-}
-
-fn write_reserve(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
-    let zeros = vec![0; PIECE_BYTES];
-    for at in (0..bytes).step_by(PIECE_BYTES) {
-        let piece = (bytes - at).min(PIECE_BYTES as u64) as usize;
-        disk.write(RESERVE, at, &zeros[..piece])?;
-    }
-    disk.sync(RESERVE)?;
-    disk.sync(DIRECTORY)
 }
 
 /// Removes segments that no shard needs any more.

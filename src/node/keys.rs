@@ -16,34 +16,24 @@ use crate::disk::{Damage, Disk};
 
 use super::journal;
 use super::session::{Message, Said};
-use super::turn::{Answer, Next, Turn, Until, Wait};
+use super::turn::{Next, Turn, Wait};
 
 const NOT_SEALED: &str = "ERR the data are not sealed; start the node with --seal-keys FILE";
 
-const WAIT: Next = Next::Wait(Wait {
-    until: Until::Done,
-    answer: Answer::Ok,
-});
-
 /// KEY ROTATE: answers with the id of the new key.
 pub fn rotate(turn: &mut Turn<'_, '_, '_>) -> Next {
-    let keys = turn
-        .node
-        .saving
-        .files()
-        .and_then(|files| files.keys.clone());
-    let Some(keys) = keys else {
+    let files = turn.node.saving.files();
+    let sealed = files.and_then(|files| Some((files.keys.clone()?, files.entropy)));
+    let Some((keys, entropy)) = sealed else {
         turn.reply.error(NOT_SEALED);
         return Next::Go;
     };
-    let entropy = turn.node.saving.files().map(|files| files.entropy);
     let (me, at_ms) = (turn.me, turn.node.at_ms);
     let job = move || {
         // As the file is by now: others may have asked, too, and not been answered yet.
         let ring = KeyRing::open(&*keys.disk, &keys.name);
         let mut ring = ring.map_err(|damage| io::Error::other(damage.to_string()))?;
-        let mut entropy = entropy.map(|new| new()).ok_or(io::ErrorKind::Unsupported)?;
-        let id = ring.rotate(&*keys.disk, &keys.name, at_ms, &mut entropy)?;
+        let id = ring.rotate(&*keys.disk, &keys.name, at_ms, &mut entropy())?;
         Ok((id, Arc::new(ring)))
     };
     turn.net
@@ -70,28 +60,18 @@ pub fn rotate(turn: &mut Turn<'_, '_, '_>) -> Next {
             };
             cx.net.post(me, Message::Say(said));
         });
-    WAIT
+    Next::Wait(Wait::UNTIL_DONE)
 }
 
 /// KEY STATUS: each key with when it was made and how many files it seals.
 pub fn status(turn: &mut Turn<'_, '_, '_>) -> Next {
-    let Some(files) = turn.node.saving.files().cloned() else {
+    let files = turn.node.saving.files().cloned();
+    let sealed = files.and_then(|files| Some((files.keys.clone()?, files)));
+    let Some((keys, files)) = sealed else {
         turn.reply.error(NOT_SEALED);
         return Next::Go;
     };
-    let Some(keys) = files.keys.clone() else {
-        turn.reply.error(NOT_SEALED);
-        return Next::Go;
-    };
-    let me = turn.me;
-    turn.net.defer_to_thread(
-        move || count(&files, &keys),
-        move |cx, counted| {
-            let said = counted.unwrap_or_else(|error| Said::Error(format!("ERR {error}")));
-            cx.net.post(me, Message::Say(said));
-        },
-    );
-    WAIT
+    turn.ask(move || count(&files, &keys))
 }
 
 fn count(files: &Files, keys: &Keys) -> io::Result<Said> {

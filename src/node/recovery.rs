@@ -10,8 +10,8 @@
 //! the new segment, because nobody knows whether it was ever synced. Until then nothing in the directory is
 //! changed but leftovers, so that a crash at any point finds what was there before.
 //!
-//! Damage ends the start: which file, where, and what is wrong. A torn last record is no damage: it was never
-//! acknowledged; it is told of and left out.
+//! Damage ends the start: which file, where, and what is wrong. A torn last record is no damage: it is told of and
+//! left out. With `--sync always` it was never acknowledged.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -119,10 +119,14 @@ fn find(files: &Files, own: &Identity, is_asked: bool) -> Result<Found, Damage> 
     for file in backups.iter().filter(|file| is_temporary(&file.name)) {
         files.backups.remove(&file.name).map_err(unreadable)?;
     }
+    // Also what only looks like the log is reason enough not to begin anew.
+    let is_data = |file: &FileInfo| {
+        file.name.starts_with("wal-") || matches!(files::kind(&file.name), Kind::Snapshot(..))
+    };
     let shards = is_asked.then_some(own.shards);
     let identity = match listed.iter().any(|file| file.name == IDENTITY) {
         true => stored_identity(files, shards, &listed)?,
-        false if listed.iter().any(|file| is_data(&file.name)) => {
+        false if listed.iter().any(is_data) => {
             let reason = "missing, although there are data; restore the directory from a backup";
             return Err(Damage::new(IDENTITY, 0, reason));
         }
@@ -139,11 +143,13 @@ fn find(files: &Files, own: &Identity, is_asked: bool) -> Result<Found, Damage> 
     };
     let mut newest: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
     for file in &listed {
-        if let Some((shard, index)) = files::parse_snapshot_name(&file.name) {
-            let entry = newest.entry(shard).or_insert((index, file.bytes));
-            *entry = (*entry).max((index, file.bytes));
-        } else if file.name.starts_with("wal-") {
-            found.bytes += file.bytes;
+        match files::kind(&file.name) {
+            Kind::Snapshot(shard, index) => {
+                let entry = newest.entry(shard).or_default();
+                *entry = (*entry).max((index, file.bytes));
+            }
+            Kind::Segment => found.bytes += file.bytes,
+            _ => {}
         }
     }
     for (shard, (index, bytes)) in newest {
@@ -152,10 +158,6 @@ fn find(files: &Files, own: &Identity, is_asked: bool) -> Result<Found, Damage> 
         found.snapshots.insert(shard, name);
     }
     Ok(found)
-}
-
-fn is_data(name: &str) -> bool {
-    name.starts_with("wal-") || files::parse_snapshot_name(name).is_some_and(|_| true)
 }
 
 /// Whose directory it is, if it has as many shards as somebody asked for.

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! A snapshot holds one shard, so that the log is shortened a piece at a time; a backup holds all of them as
-//! they were at one moment. Snapshots are begun when the log has grown ([`snapshot-log-size`]), for the shards
-//! that hold its oldest segment; when a shard was changed and not saved for long ([`snapshot-interval`]); after
-//! a rotation of keys; and by SAVE and BGSAVE.
+//! they were at one moment. Snapshots are begun when the log has grown ([`snapshot-log-size`]), for all shards
+//! that were changed; when one was changed and not saved for long ([`snapshot-interval`]); after a rotation of
+//! keys; and by SAVE and BGSAVE.
 //!
 //! One image is made at a time. If the disk is full it is given up and begun again later; any other error ends
 //! the process.
@@ -315,23 +315,15 @@ pub fn feed(cx: &mut Cx<'_, Node>) {
     let Some(active) = &mut cx.app.saving.active else {
         return;
     };
-    if active.blocks.is_empty() && !active.shards.is_empty() {
+    if active.blocks.is_empty() {
+        if active.shards.is_empty() {
+            finish(cx);
+        }
         return;
     }
-    // A snapshot of one shard may hold a part of a record; the log must hold the others.
-    let (is_last, began) = (active.blocks.is_empty(), active.began);
-    if is_last && !journal::is_durable(cx, began) {
-        return;
-    }
-    let Some(active) = &mut cx.app.saving.active else {
-        return;
-    };
     let Some(mut writer) = active.writer.take() else {
         return;
     };
-    if active.blocks.is_empty() {
-        return cx.net.defer_to_thread(move || writer.finish(), finished);
-    }
     let blocks = std::mem::take(&mut active.blocks);
     let write = move || {
         for (tag, raw) in &blocks {
@@ -340,6 +332,19 @@ pub fn feed(cx: &mut Cx<'_, Node>) {
         Ok(writer)
     };
     cx.net.defer_to_thread(write, written);
+}
+
+/// Publishes the image, all of which the writer has been given. A snapshot of one shard may hold a part of a
+/// record: the log must hold the others first.
+fn finish(cx: &mut Cx<'_, Node>) {
+    let began = cx.app.saving.active.as_ref().map(|active| active.began);
+    if !began.is_some_and(|began| journal::is_durable(cx, began)) {
+        return;
+    }
+    let active = cx.app.saving.active.as_mut();
+    if let Some(writer) = active.and_then(|active| active.writer.take()) {
+        cx.net.defer_to_thread(move || writer.finish(), finished);
+    }
 }
 
 /// The writer is back.

@@ -197,10 +197,7 @@ pub fn save(turn: &mut Turn<'_, '_, '_>) -> Next {
         return Next::Go;
     }
     turn.node.saving.wait(turn.me);
-    Next::Wait(Wait {
-        until: Until::Done,
-        answer: Answer::Ok,
-    })
+    Next::Wait(Wait::UNTIL_DONE)
 }
 
 /// BGSAVE [SCHEDULE].

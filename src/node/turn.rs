@@ -1,6 +1,8 @@
 //! What a command is run with (the node, the network, the reply being written, and whose command it is),
 //! and what it leaves behind: how its session goes on.
 
+use std::io;
+
 use crate::reactor::id::ConnId;
 use crate::reactor::net::Net;
 use crate::reactor::timer::Nanos;
@@ -8,6 +10,7 @@ use crate::wire::reply::Reply;
 
 use super::Node;
 use super::client::Client;
+use super::session::{Message, Said};
 
 /// How a session goes on after a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,14 @@ pub struct Wait {
     pub until: Until,
     /// What it will be.
     pub answer: Answer,
+}
+
+impl Wait {
+    /// Until something is done that says itself what it came to.
+    pub const UNTIL_DONE: Wait = Wait {
+        until: Until::Done,
+        answer: Answer::Ok,
+    };
 }
 
 /// What a [`Wait`] waits for.
@@ -92,6 +103,16 @@ pub struct Turn<'t, 'n, 'o> {
 }
 
 impl Turn<'_, '_, '_> {
+    /// Lets the client wait for what `job` says on another thread.
+    pub fn ask(&mut self, job: impl FnOnce() -> io::Result<Said> + Send + 'static) -> Next {
+        let me = self.me;
+        self.net.defer_to_thread(job, move |cx, said| {
+            let said = said.unwrap_or_else(|error| Said::Error(format!("ERR {error}")));
+            cx.net.post(me, Message::Say(said));
+        });
+        Next::Wait(Wait::UNTIL_DONE)
+    }
+
     /// The record of the client whose command it is.
     pub fn client(&mut self) -> &mut Client {
         // A session runs commands only between connection_made and connection_lost, which add and

@@ -25,7 +25,7 @@ use crate::data::files::Keys;
 use crate::data::opening;
 use crate::disk::Disk;
 use crate::disk::header::{HEADER_BYTES, Header, Kind};
-use crate::disk::seal::{KEY_BYTES, KeyRing};
+use crate::disk::seal::{Entropy, KEY_BYTES, KeyRing};
 use crate::store::HashSeed;
 
 const EXIT_OK: i32 = 0;
@@ -129,8 +129,12 @@ fn print(line: &str) {
 
 /// A seed that nobody knows.
 fn kernel_seed() -> HashSeed {
+    new_seed(&mut opening::kernel_entropy())
+}
+
+fn new_seed(entropy: &mut Entropy) -> HashSeed {
     let mut bytes = [0; 16];
-    opening::kernel_entropy()(&mut bytes);
+    entropy(&mut bytes);
     let half = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
     HashSeed(half(0), half(8))
 }

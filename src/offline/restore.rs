@@ -27,7 +27,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use getopts::Options;
 
-use super::{EXIT_OK, Line, kernel_seed, print, secret, shown, verify};
+use super::{EXIT_OK, Line, kernel_seed, new_seed, print, secret, shown, verify};
 use crate::data::files::{self, Kind, NewEntropy};
 use crate::data::identity::{self, Identity};
 use crate::data::opening::{self, kernel_entropy};
@@ -271,12 +271,10 @@ pub fn restore(
     }
     let mut random = [0; NODE_BYTES];
     entropy()(&mut random);
-    let mut seed = [[0; 8]; 2];
-    seed.iter_mut().for_each(|half| entropy()(half));
     let identity = Identity {
         shards: meta.shards,
         node: random.iter().map(|byte| format!("{byte:02x}")).collect(),
-        seed: HashSeed(u64::from_le_bytes(seed[0]), u64::from_le_bytes(seed[1])),
+        seed: new_seed(&mut entropy()),
         is_restored: true,
     };
     identity::write(Arc::clone(target), &mut entropy(), &identity)?;

@@ -3,13 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use super::super::Disk;
+use super::super::{Disk, fill_with_zeros};
 use super::{NUMBER_MAX, number_in};
 
 /// At most this many files wait to be used again.
 const SPARES_MAX: usize = 2;
-const CHUNK_BYTES: usize = 64 << 10;
-static ZEROS: [u8; CHUNK_BYTES] = [0; CHUNK_BYTES];
 
 /// A file with its full length of written blocks.
 pub struct Spare {
@@ -31,7 +29,7 @@ impl SparePlan {
     /// # Errors
     /// The disk's; nothing is left of it then.
     pub fn make(self, disk: &dyn Disk) -> io::Result<Spare> {
-        if let Err(error) = self.fill(disk) {
+        if let Err(error) = fill_with_zeros(disk, &self.name, self.bytes) {
             // What cannot be removed either is found by the next process.
             let _ = disk.remove(&self.name);
             return Err(error);
@@ -41,17 +39,6 @@ impl SparePlan {
             bytes: self.bytes,
             key_id: None,
         })
-    }
-
-    fn fill(&self, disk: &dyn Disk) -> io::Result<()> {
-        let mut at = 0;
-        while at < self.bytes {
-            let chunk = (self.bytes - at).min(CHUNK_BYTES as u64);
-            let zeros = &ZEROS[..usize::try_from(chunk).expect("at most a chunk")];
-            disk.write(&self.name, at, zeros)?;
-            at += chunk;
-        }
-        disk.sync(&self.name)
     }
 }
 
