@@ -178,6 +178,9 @@ pub fn land(cx: &mut Cx<'_, Node>) {
         return;
     };
     cx.app.keyspace.persisted();
+    // The meter's runs are the batch's: the clock is read for it, and not for each client in it.
+    let now = cx.net.clock();
+    cx.app.end_run(now);
     let mut rest = items.as_slice();
     while let Some(first) = rest.first() {
         let same = |item: &Item| item.conn == first.conn;
@@ -185,6 +188,8 @@ pub fn land(cx: &mut Cx<'_, Node>) {
         answer(cx, first.conn, &rest[..run]);
         rest = &rest[run..];
     }
+    let now = cx.net.clock();
+    cx.app.end_run(now);
     items.clear();
     cx.app.commits.spare = items;
     cx.app.keyspace.settle();
@@ -208,7 +213,6 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item]) {
         in_transaction: false,
         pushed: Vec::new(),
     };
-    turn.end_run();
     // Where the command at hand begins in the replies; parts of a transaction that are still to come.
     let (mut begin, mut parts) = (0, 0);
     let mut is_closing = false;
@@ -232,7 +236,6 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item]) {
             turn.reply.raw(&pushed);
         }
     }
-    turn.end_run();
     let is_cut = turn.reply.is_cut();
     drop(turn);
     if is_cut {

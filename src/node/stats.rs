@@ -9,6 +9,7 @@ use crate::command::rows::ROWS;
 use crate::command::verb::Verb;
 use crate::reactor::timer::Nanos;
 
+use super::Node;
 use super::turn::Turn;
 
 /// Buckets of a histogram: bucket `n` counts calls of less than `2^n` microseconds.
@@ -119,6 +120,20 @@ pub struct Meter {
     pub each: bool,
 }
 
+impl Node {
+    /// Ends the run at hand and returns its time in nanoseconds.
+    pub fn end_run(&mut self, now: Nanos) -> u64 {
+        let meter = &mut self.meter;
+        let nanos = now.saturating_sub(meter.since);
+        meter.since = now;
+        if let Some(verb) = meter.verb.take() {
+            let count = std::mem::take(&mut meter.count);
+            self.stats.add_run(verb, count, nanos);
+        }
+        nanos
+    }
+}
+
 impl Turn<'_, '_, '_> {
     /// Counts a command that ran, as part of the run at hand.
     pub fn count(&mut self, verb: Verb) {
@@ -132,14 +147,7 @@ impl Turn<'_, '_, '_> {
     /// Ends the run at hand and returns its time in nanoseconds.
     pub fn end_run(&mut self) -> u64 {
         let now = self.net.clock();
-        let meter = &mut self.node.meter;
-        let nanos = now.saturating_sub(meter.since);
-        meter.since = now;
-        if let Some(verb) = meter.verb.take() {
-            let count = std::mem::take(&mut meter.count);
-            self.node.stats.add_run(verb, count, nanos);
-        }
-        nanos
+        self.node.end_run(now)
     }
 
     /// Counts an error reply that stands in the output from `before` on.
