@@ -19,6 +19,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 FIELDS = ["fail_sync", "fail_write", "limited", "free", "slow_sync_ms", "deaf", "journal",
           "syncs", "writes", "fired", "refused"]
 HEAD = struct.Struct("<c7xQQQII")
+KINDS = [b"W", b"T", b"C", b"R", b"U", b"B", b"S", b"F"]
 SECTOR = 512
 # What survives of that which was not synced.
 STYLES = ["nothing", "everything", "a beginning", "any part", "any part"]
@@ -87,6 +88,32 @@ class FaultyDisk:
                 os.link(entry.path, self.path_of(entry.inode()))
         self.journal = 1
 
+    def mend(self):
+        """After the server was killed, before the next one starts: the kill may have come within a record, which is
+        cut off (what it announced was not done yet), or between a change of a name and its record, which is added."""
+        if not self.journal:
+            return
+        whole, recorded = 0, dict(self.names)
+        for record in self.records():
+            whole = record.place + HEAD.size + len(record.old) + len(record.new)
+            if record.kind in "CRU":
+                apply_move(recorded, record)
+        os.truncate(self.control / "journal", whole)
+        real = {entry.name: entry.inode() for entry in os.scandir(self.directory)
+                if entry.is_file(follow_symlinks=False)}
+        gone = {inode: name for name, inode in recorded.items() if name not in real}
+        with open(self.control / "journal", "ab") as file:
+            for name, inode in real.items():
+                if recorded.get(name) == inode:
+                    continue
+                before = gone.pop(inode, None)
+                if before is None and not self.path_of(inode).exists():
+                    os.link(self.directory / name, self.path_of(inode))
+                old, new = (before or name).encode(), name.encode() if before else b""
+                file.write(HEAD.pack(b"R" if before else b"C", inode, 0, 0, len(old), len(new)) + old + new)
+            for inode, name in gone.items():
+                file.write(HEAD.pack(b"U", inode, 0, 0, len(name.encode()), 0) + name.encode())
+
     def path_of(self, inode):
         return self.control / "inodes" / str(inode)
 
@@ -97,6 +124,8 @@ class FaultyDisk:
                 if len(head) < HEAD.size:
                     return
                 kind, inode, offset, old_size, old_length, new_length = HEAD.unpack(head)
+                if kind not in KINDS:
+                    raise RuntimeError(f"the shim's journal makes no sense at byte {place}: {head}")
                 old, new = file.read(old_length), file.read(new_length)
                 if len(old) + len(new) == old_length + new_length:
                     yield Record(place, kind.decode(), inode, offset, old_size, old, new)

@@ -44,6 +44,8 @@ class Node:
         return pathlib.Path(marline_binary()).resolve() == STAND_IN
 
     def launch(self):
+        if self.disk:
+            self.disk.mend()
         environment = {**(self.disk.environment() if self.disk else {}), "RUST_BACKTRACE": "1"}
         self.server = Server(self.binary, self.options, data=self.data, environment=environment).launch()
 

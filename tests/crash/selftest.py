@@ -1,8 +1,13 @@
 """Lies and losses planted on purpose; a test here passes when they are found."""
 
+import os
+import pathlib
+import tempfile
+
 from cycles import Broken, Figures, kill_cycles, power_cycles
+from disk import HEAD, FaultyDisk
 from faults import only_marline, reads_go_on
-from harness import check
+from harness import check, equal
 from model import MISSING, Model, Write
 from node import Node
 from server import STAND_IN
@@ -115,5 +120,37 @@ def the_judge(_options):
     return f"{len(wrong) + 2} mistakes found, {len(right)} right ones not blamed"
 
 
-ALL = [the_judge, a_server_that_keeps_nothing, a_server_that_syncs_later, a_server_that_syncs_is_not_blamed,
+def a_kill_within_the_record_of_it(_options):
+    """A kill leaves half a record, or a change of a name without one: what follows is read all the same."""
+    with tempfile.TemporaryDirectory(prefix="marline-shim-") as place:
+        home = pathlib.Path(place)
+        (home / "data").mkdir()
+        for name in ("kept", "moved", "removed"):
+            (home / "data" / name).write_bytes(b"old")
+        disk = FaultyDisk(home / "data", home / "faults")
+        disk.begin_journal()
+        kept = disk.names["kept"]
+
+        def record(kind, offset=0, old=b"", new=b"", length=None):
+            head = HEAD.pack(kind, kept, offset, 3, len(old), len(new) if length is None else length)
+            with open(disk.control / "journal", "ab") as file:
+                file.write(head + old + new)
+
+        record(b"W", new=b"half", length=1000)
+        os.rename(home / "data" / "moved", home / "data" / "found")
+        os.unlink(home / "data" / "removed")
+        (home / "data" / "made").write_bytes(b"")
+        disk.mend()
+        (home / "data" / "kept").write_bytes(b"new")
+        record(b"W", old=b"old", new=b"new")
+        writes, moves, _ = disk.unsynced()
+        equal({inode: [write.new for write in pending] for inode, pending in writes.items()}, {kept: [b"new"]},
+              "writes behind half a record")
+        equal(sorted((move.kind, move.old, move.new) for move in moves),
+              [("C", b"made", b""), ("R", b"moved", b"found"), ("U", b"removed", b"")], "changes without a record")
+        disk.mend()
+        equal(len(disk.unsynced()[1]), 3, "changes of names after a second look")
+
+
+ALL = [the_judge, a_kill_within_the_record_of_it, a_server_that_keeps_nothing, a_server_that_syncs_later, a_server_that_syncs_is_not_blamed,
        our_files_never_synced, our_directory_never_synced, reads_that_wait_for_the_disk]
