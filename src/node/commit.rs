@@ -12,6 +12,9 @@
 //! promised. A client's own order is kept: what it says behind a write that is not answered is either part
 //! of the same batch ([`Work::Run`]) or waits until its writes are answered ([`Next::Settle`]).
 //!
+//! A batch whose record finds no space is refused: what it changes is taken back before Raft hears of it, its
+//! reads are answered as ever.
+//!
 //! The record of a batch holds the entries of all shards, so that a command over several shards is in the
 //! log whole or not at all.
 //!
@@ -25,9 +28,10 @@ use crate::ring;
 use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::OwnedArgs;
 
+use super::journal::Room;
 use super::session::Message;
 use super::turn::{Next, Turn};
-use super::{Node, dispatch, journal, latency, notify, slowlog};
+use super::{Node, dispatch, journal, latency, notify, propose, slowlog};
 
 /// Its reply is not sent: the client asked for silence.
 pub const SILENT: u8 = 1;
@@ -128,6 +132,12 @@ impl Commits {
         self.pending[usize::from(slot)] += 1;
     }
 
+    /// Ends the open batch.
+    fn take_open(&mut self) -> Vec<Item> {
+        let spare = std::mem::take(&mut self.spare);
+        std::mem::replace(&mut self.open, spare)
+    }
+
     fn settle(&mut self, slot: u16) {
         self.pending[usize::from(slot)] -= 1;
     }
@@ -148,20 +158,37 @@ impl Commits {
     }
 }
 
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It is as durable as was asked for.
+    Kept,
+    /// There is no space for it.
+    Refused,
+}
+
 /// Hands the open batch over, if there is one and none is in flight. At the end of each turn.
 pub fn hand_over(cx: &mut Cx<'_, Node>) {
     while cx.app.commits.flight.is_none()
         && !cx.app.commits.open.is_empty()
         && cx.app.journal.is_free()
     {
+        match journal::room_for(cx, cx.app.keyspace.record_bytes_max()) {
+            Room::Enough => {}
+            Room::Soon => return,
+            Room::None => {
+                cx.app.keyspace.take_back_all();
+                let items = cx.app.commits.take_open();
+                conclude(cx, items, Fate::Refused);
+                continue;
+            }
+        }
         let node = &mut *cx.app;
         let mut record = Vec::new();
         let is_kept = !node.journal.is_absent();
         node.keyspace
             .hand_over(node.at_ms, is_kept.then_some(&mut record));
-        let spare = std::mem::take(&mut node.commits.spare);
-        let items = std::mem::replace(&mut node.commits.open, spare);
-        node.commits.flight = Some(items);
+        node.commits.flight = Some(node.commits.take_open());
         if !is_kept {
             land(cx);
             continue;
@@ -174,10 +201,16 @@ pub fn hand_over(cx: &mut Cx<'_, Node>) {
 
 /// The batch in flight is as durable as was asked for: it is applied and answered.
 pub fn land(cx: &mut Cx<'_, Node>) {
-    let Some(mut items) = cx.app.commits.flight.take() else {
+    let Some(items) = cx.app.commits.flight.take() else {
         return;
     };
     cx.app.keyspace.persisted();
+    conclude(cx, items, Fate::Kept);
+    cx.app.keyspace.settle();
+}
+
+/// Applies and answers all of a batch.
+fn conclude(cx: &mut Cx<'_, Node>, mut items: Vec<Item>, fate: Fate) {
     // The meter's runs are the batch's: the clock is read for it, and not for each client in it.
     let now = cx.net.clock();
     cx.app.end_run(now);
@@ -185,19 +218,18 @@ pub fn land(cx: &mut Cx<'_, Node>) {
     while let Some(first) = rest.first() {
         let same = |item: &Item| item.conn == first.conn;
         let run = rest.iter().take_while(|item| same(item)).count();
-        answer(cx, first.conn, &rest[..run]);
+        answer(cx, first.conn, &rest[..run], fate);
         rest = &rest[run..];
     }
     let now = cx.net.clock();
     cx.app.end_run(now);
     items.clear();
     cx.app.commits.spare = items;
-    cx.app.keyspace.settle();
     cx.app.latches.retry(&cx.app.commits, &mut cx.net);
 }
 
 /// Applies and answers items of one client that follow each other.
-fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item]) {
+fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item], fate: Fate) {
     let mut out = std::mem::take(&mut cx.app.scratch.replies);
     let client = cx.app.clients.get(conn);
     let dialect = client.map_or(Dialect::Resp2, |client| client.dialect);
@@ -220,7 +252,7 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item]) {
         if !turn.in_transaction {
             begin = turn.reply.len();
         }
-        is_closing |= one(&mut turn, item, is_there) == Next::Close;
+        is_closing |= one(&mut turn, item, is_there, fate) == Next::Close;
         if let Work::Exec(count) = item.work {
             parts = count;
             turn.in_transaction = true;
@@ -261,7 +293,7 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item]) {
 }
 
 /// Applies and answers one item; how its session is to go on.
-fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool) -> Next {
+fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool, fate: Fate) -> Next {
     let (before, errors) = (turn.reply.len(), turn.reply.errors());
     if item.flags & TIMED != 0 {
         turn.end_run();
@@ -271,6 +303,9 @@ fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool) -> Next {
     }
     let mut next = Next::Go;
     match &item.work {
+        work if fate == Fate::Refused && !is_alone(work, turn.in_transaction) => {
+            refuse(turn, work);
+        }
         Work::Change { slot } => change(turn, *slot),
         Work::Changes(changes) => several(turn, changes),
         Work::Flush => flush(turn),
@@ -303,6 +338,25 @@ fn consider(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool) {
     latency::consider(turn, row, took_us);
     if let Some(typed) = item.typed.as_ref().filter(|_| is_there) {
         slowlog::consider(turn, row, typed.args(), took_us);
+    }
+}
+
+/// Whether an item answers for itself alone, and changes nothing.
+fn is_alone(work: &Work, in_transaction: bool) -> bool {
+    matches!(work, Work::Run(_)) && !in_transaction
+}
+
+/// Takes back that changes are under way, for which there is no space. The parts of a transaction have no answers.
+fn refuse(turn: &mut Turn<'_, '_, '_>, work: &Work) {
+    let commits = &mut turn.node.commits;
+    match work {
+        Work::Change { slot } => commits.settle(*slot),
+        Work::Changes(changes) => changes.slots.iter().for_each(|&slot| commits.settle(slot)),
+        Work::Flush => commits.flushing -= 1,
+        Work::Run(_) | Work::Exec(_) => {}
+    }
+    if !turn.in_transaction {
+        turn.reply.error(propose::NO_SPACE);
     }
 }
 

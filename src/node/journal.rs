@@ -11,9 +11,11 @@
 //! purpose, so that damage to the last record of a log at rest is told from one that was torn by a crash.
 //!
 //! Trouble:
-//! - The disk is full: what is in flight is tried again until it succeeds; new writes are refused meanwhile
-//!   (except those that take things away), and so they are as soon as no further segment could be prepared,
-//!   which comes first: there is room left for deletes then.
+//! - The disk is full: a batch is handed over only when its record has its space ([`room_for`]); if there is none
+//!   to be had, the batch is refused, and nothing of it was done. As soon as no further segment can be prepared,
+//!   writes are refused before they come to a batch (except those that take things away), so that there is
+//!   room left for deletes. A record that finds no space all the same (a file system may need some to write over
+//!   what is there) is tried again until it succeeds.
 //! - Any other error of a write or a sync ends the process. What a failed sync left on the disk nobody knows,
 //!   and trying again would report success without it ("Can Applications Recover from fsync Failures?", USENIX
 //!   ATC 2020).
@@ -97,6 +99,17 @@ impl Segments {
     }
 }
 
+/// Whether a record finds its space in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// It does.
+    Enough,
+    /// Space is being made.
+    Soon,
+    /// There is none to be had.
+    None,
+}
+
 /// What INFO tells.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Figures {
@@ -143,6 +156,8 @@ struct Link {
     /// Keeps writes refused until then.
     full: Option<Nanos>,
     is_preparing: bool,
+    /// The space that the open batch waited for could not be had.
+    is_denied: bool,
     /// A segment that was made ready while a job had the log.
     spare: Option<Spare>,
     has_reserve: bool,
@@ -190,6 +205,7 @@ impl Journal {
                 idle: false,
                 full: None,
                 is_preparing: false,
+                is_denied: false,
                 spare: None,
                 has_reserve: false,
                 recycle_below: 0,
@@ -227,6 +243,11 @@ impl Journal {
         self.link.as_ref().is_some_and(|link| link.full.is_some())
     }
 
+    /// Whether not even deletes can be kept: there was no space to begin the log.
+    pub fn takes_nothing(&self) -> bool {
+        self.is_full() && self.link.as_ref().is_some_and(|link| !link.has_begun)
+    }
+
     /// Whether something waits to be written and there is no space for it.
     pub fn is_stuck(&self) -> bool {
         self.is_full()
@@ -258,6 +279,26 @@ fn enough_space(cx: &mut Cx<'_, Node>) {
     {
         log::info!("there is space on the disk again: writes are taken");
     }
+}
+
+/// Whether the log, which is not at work, takes a record of at most so many bytes without asking the disk for space;
+/// if it does not, space is made: now, or on a full disk with the next attempt, which decides it.
+pub fn room_for(cx: &mut Cx<'_, Node>, bytes: usize) -> Room {
+    let Some(link) = &mut cx.app.journal.link else {
+        return Room::Enough;
+    };
+    let room = link.wal.as_ref().map_or(0, Wal::room);
+    let is_denied = std::mem::take(&mut link.is_denied);
+    if bytes as u64 <= room {
+        return Room::Enough;
+    }
+    if is_denied {
+        return Room::None;
+    }
+    if link.full.is_none() {
+        prepare(cx, bytes as u64);
+    }
+    Room::Soon
 }
 
 /// Sends the record of the batch in flight to the disk.
@@ -311,7 +352,10 @@ fn write(mut wal: Wal, task: Task) -> Written {
                 synced = with_sync;
             }
             Err(fault) => {
-                left.push_front(record);
+                // Nobody misses an empty record: the next one does what it was for.
+                if record.is_awaited || !is_full(&fault) {
+                    left.push_front(record);
+                }
                 error = Some(fault);
             }
         }
@@ -410,7 +454,12 @@ fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
     }
     match written.error {
         Some(error) => out_of_space(cx, &error),
-        None => pump(cx),
+        None => {
+            if !cx.app.journal.is_full() {
+                prepare(cx, 0);
+            }
+            pump(cx);
+        }
     }
 }
 
@@ -475,12 +524,14 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
         link.sync_due = true;
     }
     let is_idle = std::mem::replace(&mut link.idle, true);
-    if is_idle && link.unconfirmed && link.sync == Sync::Always && link.queue.is_empty() {
+    let has_room = link.wal.as_ref().is_some_and(|wal| wal.room() > 0);
+    let is_to_confirm = is_idle && link.unconfirmed && link.queue.is_empty() && has_room;
+    if is_to_confirm && link.sync == Sync::Always {
         link.queue.push_back(Record::empty());
     }
     if link.full.is_none_or(|retry_at| retry_at <= now) {
         pump(cx);
-        prepare(cx);
+        prepare(cx, 0);
     }
 }
 
@@ -530,25 +581,31 @@ pub fn recycle(cx: &mut Cx<'_, Node>, saved: impl Fn(u16) -> u64) {
 /// What could be made ready.
 struct Prepared {
     spare: Option<Spare>,
+    /// A segment of more than the usual length was to be.
+    is_long: bool,
     outcome: io::Result<()>,
 }
 
-/// Makes the next segment ready, if there is none, and the reserve, if it was given up. Not while the log is being
-/// written, which must find the space first.
-fn prepare(cx: &mut Cx<'_, Node>) {
+/// Makes the next segment ready, with room for a record of so many bytes, if there is none, and the reserve, if it
+/// was given up. Not while the log is being written, which must find the space first.
+fn prepare(cx: &mut Cx<'_, Node>, bytes: u64) {
     let Some(link) = &mut cx.app.journal.link else {
         return;
     };
     let Some(wal) = link.wal.as_mut().filter(|_| !link.is_preparing) else {
         return;
     };
-    let plan = wal.wants_spare().then(|| wal.plan_spare());
+    let is_wanted = wal.wants_spare() || wal.room() < bytes;
+    let plan = is_wanted.then(|| wal.plan_spare(bytes));
     let wants_reserve = !link.has_reserve;
     if plan.is_none() && !wants_reserve {
         return;
     }
     link.is_preparing = true;
     let (disk, reserve_bytes) = (link.files.disk.clone(), link.files.reserve_bytes);
+    let is_long = plan
+        .as_ref()
+        .is_some_and(|plan| plan.bytes() > link.files.segment_bytes);
     let make = move || {
         let made = plan.map(|plan| plan.make(&*disk)).transpose();
         let outcome = match &made {
@@ -556,9 +613,14 @@ fn prepare(cx: &mut Cx<'_, Node>) {
             _ => Ok(()),
         };
         match made {
-            Ok(spare) => Prepared { spare, outcome },
+            Ok(spare) => Prepared {
+                spare,
+                is_long,
+                outcome,
+            },
             Err(error) => Prepared {
                 spare: None,
+                is_long,
                 outcome: Err(error),
             },
         }
@@ -571,6 +633,7 @@ fn prepared(cx: &mut Cx<'_, Node>, made: Prepared) {
         return;
     };
     link.is_preparing = false;
+    link.is_denied = made.outcome.is_err();
     if made.spare.is_some() {
         link.spare = made.spare;
         link.adopt();
@@ -581,6 +644,8 @@ fn prepared(cx: &mut Cx<'_, Node>, made: Prepared) {
             enough_space(cx);
             pump(cx);
         }
+        // There is no space for an unusually long record; that there is none at all, others would notice.
+        Err(error) if is_full(&error) && made.is_long => {}
         Err(error) if is_full(&error) => out_of_space(cx, &error),
         Err(error) => fail(cx, &error),
     }

@@ -11,6 +11,7 @@ use crate::command::data::{BitOperator, Command, Counted, LcsAnswer, Many};
 use crate::command::glob;
 use crate::command::op::{Action, Effect, Event, Op};
 use crate::ring;
+use crate::shard::section::ENTRY_BYTES_MAX;
 use crate::shard::{Applied, Shard};
 use crate::store::{Dropped, Entry, HashSeed};
 use crate::wire::reply::{Dialect, Reply};
@@ -127,6 +128,19 @@ impl Keyspace {
     /// Bytes of all that was proposed since the last batch.
     pub fn open_bytes(&self) -> usize {
         self.open_bytes
+    }
+
+    /// Bytes that a record of all that was proposed since the last batch has at most.
+    pub fn record_bytes_max(&self) -> usize {
+        self.open_bytes + self.open.len() * ENTRY_BYTES_MAX
+    }
+
+    /// Takes back all that was proposed since the last batch.
+    pub fn take_back_all(&mut self) {
+        self.take_back(&Proposed {
+            of_shards: Vec::new(),
+            bytes: 0,
+        });
     }
 
     /// What was proposed so far, for [`take_back`](Self::take_back).

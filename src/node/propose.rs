@@ -21,6 +21,7 @@ use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::disk::wal::PAYLOAD_BYTES_MAX;
 use crate::reactor::id::ConnId;
 use crate::ring;
+use crate::shard::section::ENTRY_BYTES_MAX;
 use crate::store::{Entry, HashSeed, Store};
 use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::{Args, OwnedArgs};
@@ -41,14 +42,14 @@ const OPEN_BYTES_MAX: usize = 256 << 20;
 /// Bytes of changes that one command or transaction may propose: room for the longest value, and for what others
 /// have proposed to go into the same record.
 const CHANGES_BYTES_MAX: usize = 640 << 20;
-// 64 bytes for what a record says of each shard.
 const _: () = assert!(
-    CHANGES_BYTES_MAX + OPEN_BYTES_MAX + (ring::SLOTS as usize) * 64 <= PAYLOAD_BYTES_MAX
+    CHANGES_BYTES_MAX + OPEN_BYTES_MAX + (ring::SLOTS as usize) * ENTRY_BYTES_MAX
+        <= PAYLOAD_BYTES_MAX
         && VALUE_BYTES_MAX + 2 * KEY_BYTES_MAX < CHANGES_BYTES_MAX
 );
 
 /// Why writes are refused while the disk is full.
-const NO_SPACE: &str =
+pub const NO_SPACE: &str =
     "NOSPACE the disk is full: writes are refused until there is space; reads and deletes go on";
 /// Why a write is refused that says too much at once.
 const TOO_MUCH: &str = "ERR the changes of one command or transaction take more than 640 MiB";
@@ -61,7 +62,11 @@ impl Node {
         if self.stopping != Stopping::No {
             return Some(STOPPING);
         }
-        (takes_space && self.journal.is_full()).then_some(NO_SPACE)
+        let is_full = match takes_space {
+            true => self.journal.is_full(),
+            false => self.journal.takes_nothing(),
+        };
+        is_full.then_some(NO_SPACE)
     }
 }
 

@@ -15,6 +15,9 @@ use bytes::Bytes;
 /// The greatest index, term or time that is believed: no shard comes so far, and there is room to count on.
 pub const NUMBER_MAX: u64 = 1 << 62;
 
+/// Bytes of a section with one entry, beside the data of that.
+pub const ENTRY_BYTES_MAX: usize = 2 + 3 * 8 + 4 + 2 * 8 + 4;
+
 /// What one shard says in one record.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Section<'r> {

@@ -152,7 +152,7 @@ def disk_full_at_start(options):
             node.disk.limited = 0
             node.start()
         equal(node.ask("GET", "small"), b"value")
-        equal(node.ask("EXISTS", *taken), len(taken))
+        equal(node.ask("EXISTS", "small", *taken), 1 + len(taken))
         node.disk.limited = 0
         eventually(lambda: node.ask("SET", "room", "again") == "OK", "no write was taken again", 10)
         return how

@@ -24,6 +24,11 @@ pub struct SparePlan {
 }
 
 impl SparePlan {
+    /// How long it is to be.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Makes it: writes zeros over its length, so that the blocks are really there, and syncs it.
     ///
     /// # Errors
@@ -45,7 +50,7 @@ impl SparePlan {
 /// The spares of one log.
 pub(super) struct Spares {
     disk: Arc<dyn Disk>,
-    /// Length of each.
+    /// Usual length; a record that is longer has one of its own.
     bytes: u64,
     ready: Vec<Spare>,
     /// One that an earlier process left, in whatever state.
@@ -77,9 +82,14 @@ impl Spares {
         Ok(spares)
     }
 
-    /// Whether a spare is ready.
+    /// Whether a spare of the usual length is ready.
     pub(super) fn is_ready(&self) -> bool {
-        !self.ready.is_empty()
+        self.longest() >= self.bytes
+    }
+
+    /// Length of the longest spare that is ready; 0: there is none.
+    pub(super) fn longest(&self) -> u64 {
+        (self.ready.iter().map(|spare| spare.bytes).max()).unwrap_or(0)
     }
 
     /// Whether one more file is wanted.
@@ -97,29 +107,33 @@ impl Spares {
         self.ready.push(spare);
     }
 
-    /// A spare, made now if none is ready.
-    pub(super) fn take(&mut self) -> io::Result<Spare> {
-        if !self.is_ready() {
-            self.make()?;
+    /// The shortest spare of at least `needed` bytes, made now if none is ready.
+    pub(super) fn take(&mut self, needed: u64) -> io::Result<Spare> {
+        if self.longest() < needed {
+            self.make(needed)?;
         }
-        Ok(self.ready.pop().expect("one is ready"))
+        let at = (0..self.ready.len())
+            .filter(|&at| self.ready[at].bytes >= needed)
+            .min_by_key(|&at| self.ready[at].bytes)
+            .expect("one is ready");
+        Ok(self.ready.swap_remove(at))
     }
 
-    /// What is to be done to have one more spare.
-    pub(super) fn plan(&mut self) -> SparePlan {
+    /// What is to be done to have one more spare, of at least `needed` bytes.
+    pub(super) fn plan(&mut self, needed: u64) -> SparePlan {
         let name = match self.leftover.take() {
             Some(name) => name,
             None => self.new_name(),
         };
         SparePlan {
             name,
-            bytes: self.bytes,
+            bytes: self.bytes.max(needed),
         }
     }
 
-    /// Makes one more spare.
-    pub(super) fn make(&mut self) -> io::Result<()> {
-        let spare = self.plan().make(&*self.disk)?;
+    /// Makes one more spare, of at least `needed` bytes.
+    pub(super) fn make(&mut self, needed: u64) -> io::Result<()> {
+        let spare = self.plan(needed).make(&*self.disk)?;
         self.add(spare);
         Ok(())
     }

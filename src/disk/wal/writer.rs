@@ -72,7 +72,7 @@ impl Wal {
         disk.sync(DIRECTORY)?;
         write_again(&*disk, end)?;
         let mut spares = Spares::find(Arc::clone(&disk), segment_bytes)?;
-        match spares.make() {
+        match spares.make(0) {
             Err(error) if !is_full(&error) => return Err(error),
             Err(_) | Ok(()) => {}
         }
@@ -135,7 +135,7 @@ impl Wal {
             return Ok(());
         }
         self.spares
-            .make()
+            .make(0)
             .map_err(|error| self.full_or_broken(error))
     }
 
@@ -144,9 +144,12 @@ impl Wal {
         !self.spares.is_ready()
     }
 
-    /// A spare to be made, without holding up the log meanwhile; then [`adopt`](Self::adopt) it.
-    pub fn plan_spare(&mut self) -> SparePlan {
-        self.spares.plan()
+    /// A spare to be made, with room for a payload of this length, without holding up the log meanwhile; then
+    /// [`adopt`](Self::adopt) it.
+    pub fn plan_spare(&mut self, payload_bytes: u64) -> SparePlan {
+        let payload_bytes = payload_bytes.min(PAYLOAD_BYTES_MAX as u64) as usize;
+        self.spares
+            .plan(segment_bytes_for(payload_bytes, self.key.is_some()))
     }
 
     /// Takes a spare that was made.
@@ -158,10 +161,7 @@ impl Wal {
     pub fn room(&self) -> u64 {
         let is_sealed = self.key.is_some();
         let live = self.live.as_ref().map_or(0, |live| live.bytes - self.end);
-        let spare = match self.spares.is_ready() {
-            true => self.segment_bytes - record::first_offset(is_sealed),
-            false => 0,
-        };
+        let spare = (self.spares.longest()).saturating_sub(record::first_offset(is_sealed));
         let tag = if is_sealed { TAG_BYTES } else { 0 };
         let room = live.max(spare);
         room.saturating_sub((HEAD_BYTES + tag) as u64)
@@ -295,17 +295,8 @@ impl Wal {
     fn begin_segment(&mut self, payload: &[u8]) -> io::Result<()> {
         self.sync()?;
         let is_sealed = self.key.is_some();
-        let needed =
-            record::first_offset(is_sealed) + record::record_bytes(payload.len(), is_sealed);
-        let is_own_size = needed > self.segment_bytes;
-        let mut spare = match is_own_size {
-            true => Spare {
-                name: self.spares.new_name(),
-                bytes: needed,
-                key_id: None,
-            },
-            false => (self.spares.take()).map_err(|error| self.full_or_broken(error))?,
-        };
+        let needed = segment_bytes_for(payload.len(), is_sealed);
+        let mut spare = (self.spares.take(needed)).map_err(|error| self.full_or_broken(error))?;
         let (frame, chain) = self.first_write(&spare, payload);
         spare.key_id = Some(self.key_id());
         let name = segment_name(frame.number);
@@ -313,12 +304,7 @@ impl Wal {
             .and_then(|()| self.disk.sync(&spare.name))
             .and_then(|()| self.disk.rename(&spare.name, &name));
         if let Err(error) = named {
-            if is_own_size {
-                // What cannot be removed either is found by the next process.
-                let _ = self.disk.remove(&spare.name);
-            } else {
-                self.spares.add(spare);
-            }
+            self.spares.add(spare);
             return Err(self.full_or_broken(error));
         }
         (self.disk.sync(DIRECTORY)).map_err(|error| self.broken(error))?;
@@ -409,6 +395,11 @@ impl Wal {
     fn sync_directory(&mut self) -> io::Result<()> {
         (self.disk.sync(DIRECTORY)).map_err(|error| self.broken(error))
     }
+}
+
+/// Length of a segment that begins with a record of this payload and has nothing behind it.
+fn segment_bytes_for(payload_bytes: usize, is_sealed: bool) -> u64 {
+    record::first_offset(is_sealed) + record::record_bytes(payload_bytes, is_sealed)
 }
 
 /// Puts zeros where the next record's checksums will stand, as far as the `room` of the segment goes: old bytes
