@@ -1,6 +1,6 @@
 """What durability costs, beside redis-server 7 with its append-only file on the same file system.
 
-    scripts/bench durable [ROW ...] [--quick] [--rounds N] [--seconds S] [--keys N] [--directory DIR]
+    scripts/bench durable [ROW ...] [--quick] [--rounds N] [--seconds S] [--keys N] [--directory DIR] [--slow-sync MS]
 
     set-always        SET, 50 connections, P=1: --sync always against appendfsync always
     mixed-always      90 % GET, 10 % SET, 50 connections, P=1, likewise
@@ -13,6 +13,8 @@
 
 Without a row, all of them. The servers take turns (A B A B ...) and medians are compared. The server has
 core 0, the load core 1, but for snapshot and start, which may use both. Redis: save "", auto-aof-rewrite-percentage 0.
+--slow-sync lets every sync of either server last that much longer (tests/crash/faulty_disk.c), for disks slower
+than the one that is here: an ordinary one takes about 4 ms.
 The load is redis-benchmark -r 1000000; where it mixes or keeps a rate, load.c. "by cpu" behind a verdict: the
 load was the limit, and the server's processor time a command decides.
 """
@@ -33,7 +35,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests/crash"), str(HERE.parent / "
 
 from bench import (CLIENT_CORE, CONNECTIONS, RANDOM_KEYS, SERVER_CORE, load_keys, measure, random_load,  # noqa: E402
                    redis_benchmark, verdict)
-from node import write_keys  # noqa: E402
+from disk import FaultyDisk  # noqa: E402
+from node import REDIS_FILES, write_keys  # noqa: E402
 from server import STAND_IN, Connection, Server  # noqa: E402
 
 ALL_CORES = f"0-{os.cpu_count() - 1}"
@@ -49,6 +52,7 @@ START_SECONDS = 600
 class Bench:
     def __init__(self, options, place):
         self.options, self.place, self.rows, self.missed = options, pathlib.Path(place), [], []
+        self.disks = []
 
     def servers(self, sync, names=("Redis", "Marline"), pinned=True):
         """Servers with a fresh directory each, or with none when `sync` is None; not started."""
@@ -62,8 +66,19 @@ class Bench:
                 write_keys(keys)
                 more += ["--seal-keys", keys]
             made[name] = Server(STAND_IN if name == "Redis" else None, more, data=data,
+                                environment=self.slow_disk(name, data) if sync else None,
                                 prefix=["taskset", "-c", SERVER_CORE if pinned else ALL_CORES])
         return made
+
+    def slow_disk(self, name, data):
+        """The environment of a server whose syncs take longer; None if they are not to."""
+        if not self.options.slow_sync:
+            return None
+        files = pathlib.Path(data) / REDIS_FILES if name == "Redis" else data
+        disk = FaultyDisk(files, pathlib.Path(tempfile.mkdtemp(dir=self.place)) / "faults")
+        disk.slow_sync_ms = self.options.slow_sync
+        self.disks.append(disk)
+        return disk.environment()
 
     def row(self, *cells, goal, met):
         cells = [*cells, goal, met]
@@ -305,6 +320,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=5, help="about how long one measurement lasts")
     parser.add_argument("--keys", type=int, default=10_000_000, help="of snapshot and start")
     parser.add_argument("--quick", action="store_true", help="1 M keys, 1 round, 1 second: to try it")
+    parser.add_argument("--slow-sync", type=int, default=0, metavar="MS", help="added to every sync")
     parser.add_argument("--directory", help="where the data is kept meanwhile (default: a temporary directory)")
     options = parser.parse_args()
     options.mixed_keys = 1_000_000
@@ -313,7 +329,7 @@ def main():
     os.sched_setaffinity(0, {int(CLIENT_CORE)})
     with tempfile.TemporaryDirectory(prefix="marline-bench-", dir=options.directory) as place:
         head = (f"durable: {options.rounds} rounds, medians; {file_system(place)}, "
-                f"fdatasync {sync_ms(place):.1f} ms; {os.cpu_count()} cores")
+                f"fdatasync {sync_ms(place) + options.slow_sync:.1f} ms; {os.cpu_count()} cores")
         bench = Bench(options, place)
         for name in options.rows:
             ROWS[name](bench)
