@@ -1,4 +1,4 @@
-//! The log's way to the disk: one thread writes and syncs, one record after the other.
+//! The log's way to the disk: one record after the other, written and synced as `--sync` demands.
 //!
 //! ```text
 //!   --sync always   a batch waits until its record is synced; meanwhile the next one gathers
@@ -6,38 +6,51 @@
 //!   --sync never    the same without the sync
 //! ```
 //!
-//! The [`Wal`] travels: with a job to the disk thread, with its result back. A record that follows another
-//! shows that the other was durable; when nothing follows for a while, an empty record is written for that
-//! purpose, so that damage to the last record of a log at rest is told from one that was torn by a crash.
+//! The [`Wal`] travels: with a job to the disk thread, with its result back. What is only to be written, and not to
+//! be synced, is written here when the thread does not have the log: it is copied into the kernel's memory, which
+//! takes less time than to wake a thread and be woken by it. A disk on which that takes long is left to the thread
+//! for a while; whatever waits for the disk by its nature (a sync, a new segment, a key, a removal) always is. The
+//! sync of every second leaves the log here, so that writing goes on beside it.
+//!
+//! A record that follows another shows that the other was durable; when nothing follows for a while, an empty record
+//! is written for that purpose, so that damage to the last record of a log at rest is told from one that was
+//! torn by a crash.
 //!
 //! Trouble:
-//! - The disk is full: a batch is handed over only when its record has its space ([`room_for`]); if there is none
-//!   to be had, the batch is refused, and nothing of it was done. As soon as no further segment can be prepared,
-//!   writes are refused before they come to a batch (except those that take things away), so that there is
-//!   room left for deletes. A record that finds no space all the same (a file system may need some to write over
-//!   what is there) is tried again until it succeeds.
+//! - The disk is full: a batch is handed over only when its record has its space ([`space::room_for`]); if there is
+//!   none to be had, the batch is refused, and nothing of it was done. As soon as no further segment can be
+//!   prepared, writes are refused before they come to a batch (except those that take things away), so that there
+//!   is room left for deletes. A record that finds no space all the same (a file system may need some to write
+//!   over what is there) is tried again until it succeeds.
 //! - Any other error of a write or a sync ends the process. What a failed sync left on the disk nobody knows,
 //!   and trying again would report success without it ("Can Applications Recover from fsync Failures?", USENIX
 //!   ATC 2020).
 
-use std::collections::{BTreeMap, VecDeque};
+pub mod segments;
+pub mod space;
+
+use std::collections::VecDeque;
 use std::io;
 
 use crate::config::Sync;
-use crate::data::files::{Files, RESERVE};
+use crate::data::files::Files;
 use crate::disk::seal::KEY_BYTES;
-use crate::disk::wal::spares::Spare;
-use crate::disk::wal::writer::Wal;
+use crate::disk::wal::writer::{Synced, Wal};
 use crate::disk::wal::{ActiveKey, is_full};
-use crate::disk::{DIRECTORY, Disk, FileInfo, fill_with_zeros};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 
 use super::{Node, commit, saving};
+use segments::Segments;
+use space::Space;
 
-/// How long a full disk is left alone before it is tried again.
-const RETRY_NANOS: Nanos = 1_000_000_000;
 const SECOND_NANOS: Nanos = 1_000_000_000;
+/// Records of more bytes are left to the disk thread.
+const HERE_BYTES_MAX: usize = 64 << 10;
+/// A write that took longer was not a mere copy.
+const HERE_NANOS_MAX: Nanos = 1_000_000;
+/// How long the disk thread does all of the writing after such a one.
+const THERE_NANOS: Nanos = 1_000_000_000;
 
 /// One record on its way.
 pub struct Record {
@@ -58,56 +71,6 @@ impl Record {
             is_awaited: false,
         }
     }
-}
-
-/// Which segments hold which entries.
-#[derive(Debug, Default)]
-pub struct Segments {
-    last: VecDeque<(u64, BTreeMap<u16, u64>)>,
-}
-
-impl Segments {
-    /// A segment holds entries of these shards up to these indices.
-    pub fn note(&mut self, segment: u64, marks: &[(u16, u64)]) {
-        if self.last.back().is_none_or(|(number, _)| *number < segment) {
-            self.last.push_back((segment, BTreeMap::new()));
-        }
-        let Some((_, of_shard)) = self.last.back_mut() else {
-            return;
-        };
-        for &(shard, index) in marks {
-            let last = of_shard.entry(shard).or_default();
-            *last = index.max(*last);
-        }
-    }
-
-    /// The first segment that is still needed when `saved` says up to which index a shard is in a snapshot.
-    pub fn needed_from(&mut self, saved: impl Fn(u16) -> u64) -> u64 {
-        while self.last.len() > 1 {
-            let (_, of_shard) = &self.last[0];
-            if of_shard.iter().any(|(&shard, &index)| index > saved(shard)) {
-                break;
-            }
-            self.last.pop_front();
-        }
-        self.last.front().map_or(0, |(number, _)| *number)
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.last.len()
-    }
-}
-
-/// Whether a record finds its space in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// It does.
-    Enough,
-    /// Space is being made.
-    Soon,
-    /// There is none to be had.
-    None,
 }
 
 /// What INFO tells.
@@ -144,23 +107,22 @@ struct Link {
     has_begun: bool,
     queue: VecDeque<Record>,
     queue_bytes: usize,
-    /// A second has passed since the last sync.
+    /// What was written is to be synced.
     sync_due: bool,
+    /// A job is doing that.
+    is_syncing: bool,
+    /// What came of the last.
+    synced_to: Option<Synced>,
     synced: Nanos,
     /// When the last sync that ended well was begun.
     synced_from: Nanos,
+    /// Until then nothing is written on this thread.
+    slow_until: Nanos,
     /// The last record is not yet confirmed by one behind it.
     unconfirmed: bool,
     /// Nothing was written since the last look.
     idle: bool,
-    /// Keeps writes refused until then.
-    full: Option<Nanos>,
-    is_preparing: bool,
-    /// The space that the open batch waited for could not be had.
-    is_denied: bool,
-    /// A segment that was made ready while a job had the log.
-    spare: Option<Spare>,
-    has_reserve: bool,
+    space: Space,
     /// Segments below are not needed; 0: none are to be looked for.
     recycle_below: u64,
     /// The key that the log is to be sealed with from now on.
@@ -168,12 +130,14 @@ struct Link {
 }
 
 impl Link {
-    /// Gives the log the segment that was made ready for it.
+    /// Gives the log what was made ready for it and what was synced of it meanwhile.
     fn adopt(&mut self) {
-        if let Some(wal) = &mut self.wal
-            && let Some(spare) = self.spare.take()
-        {
+        let Some(wal) = &mut self.wal else { return };
+        if let Some(spare) = self.space.spare.take() {
             wal.adopt(spare);
+        }
+        if let Some(synced) = self.synced_to.take() {
+            wal.note_synced(&synced);
         }
     }
 }
@@ -199,15 +163,14 @@ impl Journal {
                 queue: VecDeque::new(),
                 queue_bytes: 0,
                 sync_due: false,
+                is_syncing: false,
+                synced_to: None,
                 synced: 0,
                 synced_from: 0,
+                slow_until: 0,
                 unconfirmed: true,
                 idle: false,
-                full: None,
-                is_preparing: false,
-                is_denied: false,
-                spare: None,
-                has_reserve: false,
+                space: Space::default(),
                 recycle_below: 0,
                 key: None,
             }),
@@ -231,16 +194,19 @@ impl Journal {
             .is_none_or(|link| link.wal.is_some() && link.queue.is_empty())
     }
 
-    /// Whether everything handed over has been written.
+    /// Whether everything handed over has been written, and synced if that was asked for.
     pub fn is_at_rest(&self) -> bool {
-        self.link
-            .as_ref()
-            .is_none_or(|link| !link.has_begun || link.wal.is_some() && link.queue.is_empty())
+        self.link.as_ref().is_none_or(|link| {
+            let is_syncing = link.sync_due || link.is_syncing;
+            !link.has_begun || link.wal.is_some() && link.queue.is_empty() && !is_syncing
+        })
     }
 
     /// Whether writes that take space are refused.
     pub fn is_full(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.full.is_some())
+        self.link
+            .as_ref()
+            .is_some_and(|link| link.space.full.is_some())
     }
 
     /// Whether not even deletes can be kept: there was no space to begin the log.
@@ -251,8 +217,13 @@ impl Journal {
     /// Whether something waits to be written and there is no space for it.
     pub fn is_stuck(&self) -> bool {
         self.is_full()
-            && !self.is_at_rest()
-            && self.link.as_ref().is_some_and(|link| link.wal.is_some())
+            && (self.link.as_ref()).is_some_and(|link| link.wal.is_some() && !link.queue.is_empty())
+    }
+
+    /// How long the last sync of a batch took, where batches wait for theirs.
+    pub fn sync_ns(&self) -> Option<Nanos> {
+        let is_awaited = |link: &Link| link.sync == Sync::Always;
+        (self.link.as_ref().is_some_and(is_awaited)).then_some(self.figures.last_ns)
     }
 
     /// Bytes that wait for the disk.
@@ -269,36 +240,7 @@ pub fn begin(cx: &mut Cx<'_, Node>, wal: Wal, segment: u64, marks: &[(u16, u64)]
         link.wal = Some(wal);
         link.has_begun = true;
     }
-    enough_space(cx);
-}
-
-/// Writes are taken again, if they were refused.
-fn enough_space(cx: &mut Cx<'_, Node>) {
-    if let Some(link) = &mut cx.app.journal.link
-        && link.full.take().is_some()
-    {
-        log::info!("there is space on the disk again: writes are taken");
-    }
-}
-
-/// Whether the log, which is not at work, takes a record of at most so many bytes without asking the disk for space;
-/// if it does not, space is made: now, or on a full disk with the next attempt, which decides it.
-pub fn room_for(cx: &mut Cx<'_, Node>, bytes: usize) -> Room {
-    let Some(link) = &mut cx.app.journal.link else {
-        return Room::Enough;
-    };
-    let room = link.wal.as_ref().map_or(0, Wal::room);
-    let is_denied = std::mem::take(&mut link.is_denied);
-    if bytes as u64 <= room {
-        return Room::Enough;
-    }
-    if is_denied {
-        return Room::None;
-    }
-    if link.full.is_none() {
-        prepare(cx, bytes as u64);
-    }
-    Room::Soon
+    space::enough(cx);
 }
 
 /// Sends the record of the batch in flight to the disk.
@@ -322,18 +264,33 @@ struct Written {
     done: Vec<(u64, Record)>,
     /// The others.
     left: VecDeque<Record>,
+    /// Whether all of those are synced.
     synced: bool,
-    /// It was to sync, and did not come to it.
-    sync_due: bool,
     error: Option<io::Error>,
 }
 
 /// What the disk thread is asked to do.
 struct Task {
     records: VecDeque<Record>,
+    /// Whether to sync each.
     sync: bool,
     recycle_below: u64,
     key: Option<Option<ActiveKey>>,
+}
+
+impl Task {
+    /// Whether to do it is to copy a few bytes into a file that is there.
+    fn is_a_copy(&self, wal: &Wal) -> bool {
+        let [record] = self.records.as_slices().0 else {
+            return false;
+        };
+        let bytes = record.payload.len();
+        !self.sync
+            && self.key.is_none()
+            && self.recycle_below == 0
+            && bytes <= HERE_BYTES_MAX
+            && bytes as u64 <= wal.room_in_segment()
+    }
 }
 
 fn write(mut wal: Wal, task: Task) -> Written {
@@ -360,10 +317,6 @@ fn write(mut wal: Wal, task: Task) -> Written {
             }
         }
     }
-    if sync && !synced && error.is_none() {
-        error = wal.sync().err();
-        synced = error.is_none();
-    }
     if task.recycle_below > 0 && error.is_none() {
         error = wal.recycle(task.recycle_below).err();
     }
@@ -372,58 +325,108 @@ fn write(mut wal: Wal, task: Task) -> Written {
         done,
         left,
         synced,
-        sync_due: sync && !synced,
         error,
     }
 }
 
-/// Gives the disk thread what waits, unless it is at work.
+/// Sees to what waits.
 fn pump(cx: &mut Cx<'_, Node>) {
+    write_waiting(cx);
+    sync_beside(cx);
+}
+
+/// Writes what waits: here, if that is no more than to copy it, or on the disk thread, unless that has the log.
+fn write_waiting(cx: &mut Cx<'_, Node>) {
     let began = cx.net.clock();
     let Some(link) = &mut cx.app.journal.link else {
         return;
     };
-    let has_task =
-        !link.queue.is_empty() || link.sync_due || link.recycle_below > 0 || link.key.is_some();
-    if !has_task {
+    if link.queue.is_empty() && link.recycle_below == 0 && link.key.is_none() {
         return;
     }
     let Some(wal) = link.wal.take() else { return };
-    let is_due = std::mem::take(&mut link.sync_due);
     let task = Task {
         records: std::mem::take(&mut link.queue),
-        sync: link.sync == Sync::Always || is_due,
+        sync: link.sync == Sync::Always,
         recycle_below: std::mem::take(&mut link.recycle_below),
         key: link.key.take(),
     };
     link.idle = false;
+    if began < link.slow_until || !task.is_a_copy(&wal) {
+        return cx.net.defer_to_disk(
+            move || write(wal, task),
+            move |cx, written| back(cx, written, began),
+        );
+    }
+    let written = write(wal, task);
+    let now = cx.net.clock();
+    if now.saturating_sub(began) > HERE_NANOS_MAX
+        && let Some(link) = &mut cx.app.journal.link
+    {
+        link.slow_until = now + THERE_NANOS;
+    }
+    back(cx, written, began);
+}
+
+/// Syncs what was written, while more is.
+fn sync_beside(cx: &mut Cx<'_, Node>) {
+    let began = cx.net.clock();
+    let Some(link) = &mut cx.app.journal.link else {
+        return;
+    };
+    let Some(wal) = (link.wal.as_ref()).filter(|_| link.sync_due && !link.is_syncing) else {
+        return;
+    };
+    (link.sync_due, link.is_syncing) = (false, true);
+    let (plan, disk) = (wal.plan_sync(), link.files.disk.clone());
     cx.net.defer_to_disk(
-        move || write(wal, task),
-        move |cx, written| back(cx, written, began),
+        move || plan.run(&*disk),
+        move |cx, synced| synced_beside(cx, synced, began),
     );
+}
+
+fn synced_beside(cx: &mut Cx<'_, Node>, synced: io::Result<Synced>, began: Nanos) {
+    let now = note_time(cx.app, cx.net.clock(), began);
+    let Some(link) = &mut cx.app.journal.link else {
+        return;
+    };
+    match synced {
+        Ok(synced) => {
+            (link.is_syncing, link.synced, link.synced_from) = (false, now, began);
+            link.synced_to = Some(synced);
+            link.adopt();
+            saving::feed(cx);
+            pump(cx);
+        }
+        Err(error) => fail(cx, &error),
+    }
+}
+
+/// Notes how long a job for the log took.
+fn note_time(node: &mut Node, now: Nanos, began: Nanos) -> Nanos {
+    let took = now.saturating_sub(began);
+    if let Some(threshold) = node.options.latency_threshold_ms
+        && took / 1_000_000 >= threshold
+    {
+        node.latency
+            .record("disk", node.at_ms / 1_000, took / 1_000_000);
+    }
+    let figures = &mut node.journal.figures;
+    figures.last_ns = took;
+    figures.max_ns = figures.max_ns.max(took);
+    now
 }
 
 /// The log is back from the disk thread.
 fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
-    let now = cx.net.clock();
-    let took = now.saturating_sub(began);
-    let node = &mut *cx.app;
-    let at_seconds = node.at_ms / 1_000;
-    if let Some(threshold) = node.options.latency_threshold_ms
-        && took / 1_000_000 >= threshold
-    {
-        node.latency.record("disk", at_seconds, took / 1_000_000);
-    }
-    let journal = &mut node.journal;
+    let now = note_time(cx.app, cx.net.clock(), began);
+    let journal = &mut cx.app.journal;
     let Some(link) = &mut journal.link else {
         return;
     };
     let figures = &mut journal.figures;
-    figures.last_ns = took;
-    figures.max_ns = figures.max_ns.max(took);
     link.wal = Some(written.wal);
     link.adopt();
-    link.sync_due |= written.sync_due;
     if written.synced {
         (link.synced, link.synced_from) = (now, began);
     }
@@ -446,6 +449,9 @@ fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
     {
         return fail(cx, error);
     }
+    if written.error.is_none() && !cx.app.journal.is_full() {
+        space::prepare(cx, 0);
+    }
     if has_landed {
         commit::land(cx);
     }
@@ -453,13 +459,8 @@ fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
         saving::feed(cx);
     }
     match written.error {
-        Some(error) => out_of_space(cx, &error),
-        None => {
-            if !cx.app.journal.is_full() {
-                prepare(cx, 0);
-            }
-            pump(cx);
-        }
+        Some(error) => space::run_out(cx, &error),
+        None => pump(cx),
     }
 }
 
@@ -472,30 +473,6 @@ pub fn fail(cx: &mut Cx<'_, Node>, error: &io::Error) {
     log::error!("{text}");
     cx.app.fatal = Some(text);
     cx.net.stop_now();
-}
-
-/// There is no space: writes are refused from now on, and the reserve is given up for what frees some.
-pub fn out_of_space(cx: &mut Cx<'_, Node>, error: &io::Error) {
-    let retry_at = cx.net.clock() + RETRY_NANOS;
-    let Some(link) = &mut cx.app.journal.link else {
-        return;
-    };
-    if link.full.replace(retry_at).is_none() {
-        log::error!(
-            "the disk is full ({error}): writes are refused until there is space; reads and deletes go on"
-        );
-    }
-    if std::mem::take(&mut link.has_reserve) {
-        let disk = link.files.disk.clone();
-        cx.net.defer_to_thread(
-            move || disk.remove(RESERVE),
-            |_, removed| {
-                if let Err(error) = removed {
-                    log::warn!("the reserve could not be given up: {error}");
-                }
-            },
-        );
-    }
 }
 
 /// Whether everything is durable that was applied up to `moment`. If not, it will be soon, and saving goes on.
@@ -517,8 +494,9 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
     let Some(link) = &mut cx.app.journal.link else {
         return;
     };
+    let is_synced = link.wal.as_ref().is_none_or(Wal::is_synced);
     if link.sync == Sync::EverySecond
-        && link.unconfirmed
+        && !is_synced
         && now.saturating_sub(link.synced) >= SECOND_NANOS
     {
         link.sync_due = true;
@@ -529,9 +507,9 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
     if is_to_confirm && link.sync == Sync::Always {
         link.queue.push_back(Record::empty());
     }
-    if link.full.is_none_or(|retry_at| retry_at <= now) {
+    if link.space.full.is_none_or(|retry_at| retry_at <= now) {
         pump(cx);
-        prepare(cx, 0);
+        space::prepare(cx, 0);
     }
 }
 
@@ -555,98 +533,11 @@ pub fn close(cx: &mut Cx<'_, Node>) -> bool {
     true
 }
 
-/// Makes the reserve, whole or not at all, unless it is there.
-fn make_reserve(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
-    let is_there = |file: &FileInfo| file.name == RESERVE && file.bytes == bytes;
-    if disk.list()?.iter().any(is_there) {
-        return Ok(());
-    }
-    let made = fill_with_zeros(disk, RESERVE, bytes).and_then(|()| disk.sync(DIRECTORY));
-    if made.is_err() {
-        // It may not be there yet; and what cannot be removed now is written over by the next attempt.
-        let _ = disk.remove(RESERVE);
-    }
-    made
-}
-
 /// Removes segments that no shard needs any more.
 pub fn recycle(cx: &mut Cx<'_, Node>, saved: impl Fn(u16) -> u64) {
     let below = cx.app.journal.segments.needed_from(saved);
     if let Some(link) = &mut cx.app.journal.link {
         link.recycle_below = below;
         pump(cx);
-    }
-}
-
-/// What could be made ready.
-struct Prepared {
-    spare: Option<Spare>,
-    /// A segment of more than the usual length was to be.
-    is_long: bool,
-    outcome: io::Result<()>,
-}
-
-/// Makes the next segment ready, with room for a record of so many bytes, if there is none, and the reserve, if it
-/// was given up. Not while the log is being written, which must find the space first.
-fn prepare(cx: &mut Cx<'_, Node>, bytes: u64) {
-    let Some(link) = &mut cx.app.journal.link else {
-        return;
-    };
-    let Some(wal) = link.wal.as_mut().filter(|_| !link.is_preparing) else {
-        return;
-    };
-    let is_wanted = wal.wants_spare() || wal.room() < bytes;
-    let plan = is_wanted.then(|| wal.plan_spare(bytes));
-    let wants_reserve = !link.has_reserve;
-    if plan.is_none() && !wants_reserve {
-        return;
-    }
-    link.is_preparing = true;
-    let (disk, reserve_bytes) = (link.files.disk.clone(), link.files.reserve_bytes);
-    let is_long = plan
-        .as_ref()
-        .is_some_and(|plan| plan.bytes() > link.files.segment_bytes);
-    let make = move || {
-        let made = plan.map(|plan| plan.make(&*disk)).transpose();
-        let outcome = match &made {
-            Ok(_) if wants_reserve => make_reserve(&*disk, reserve_bytes),
-            _ => Ok(()),
-        };
-        match made {
-            Ok(spare) => Prepared {
-                spare,
-                is_long,
-                outcome,
-            },
-            Err(error) => Prepared {
-                spare: None,
-                is_long,
-                outcome: Err(error),
-            },
-        }
-    };
-    cx.net.defer_to_thread(make, prepared);
-}
-
-fn prepared(cx: &mut Cx<'_, Node>, made: Prepared) {
-    let Some(link) = &mut cx.app.journal.link else {
-        return;
-    };
-    link.is_preparing = false;
-    link.is_denied = made.outcome.is_err();
-    if made.spare.is_some() {
-        link.spare = made.spare;
-        link.adopt();
-    }
-    match made.outcome {
-        Ok(()) => {
-            link.has_reserve = true;
-            enough_space(cx);
-            pump(cx);
-        }
-        // There is no space for an unusually long record; that there is none at all, others would notice.
-        Err(error) if is_full(&error) && made.is_long => {}
-        Err(error) if is_full(&error) => out_of_space(cx, &error),
-        Err(error) => fail(cx, &error),
     }
 }

@@ -31,7 +31,8 @@ use crate::reactor::app::Cx;
 use crate::shard::recovery::Recovery;
 use crate::store::HashSeed;
 
-use super::journal::{self, Journal, Segments};
+use super::journal::segments::Segments;
+use super::journal::{self, Journal, space};
 use super::keyspace::Keyspace;
 use super::saving::Saving;
 use super::{Node, commit};
@@ -401,7 +402,7 @@ fn log_begun(cx: &mut Cx<'_, Node>, first: First, begun: io::Result<(Wal, u64)>)
             commit::hand_over(cx);
         }
         Err(error) if is_full(&error) => {
-            journal::out_of_space(cx, &error);
+            space::run_out(cx, &error);
             ready(cx);
             cx.net.call_later(REPORT, |cx| begin_log(cx, first));
         }

@@ -31,6 +31,7 @@ use crate::reactor::id::ConnId;
 use crate::reactor::timer::Nanos;
 use crate::shard::meta::{CONTINUES, Meta};
 
+use super::journal::space;
 use super::session::{Message, Said};
 use super::{Node, journal};
 
@@ -478,7 +479,7 @@ fn give_up(cx: &mut Cx<'_, Node>, error: &io::Error) {
         }
     }
     answer_waiting(cx, &Said::Error(FAILED.to_owned()));
-    journal::out_of_space(cx, error);
+    space::run_out(cx, error);
 }
 
 /// Tells those who wait how it ended.

@@ -21,6 +21,33 @@ pub const SEGMENT_BYTES_MIN: u64 = 256;
 /// Memory that is kept between appends.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
 
+/// A sync that is to be: on any thread, while the log goes on.
+pub struct SyncPlan {
+    /// The segment; none, if there is nothing to sync.
+    name: Option<String>,
+    sequence: u64,
+}
+
+/// Records below this number are durable.
+pub struct Synced {
+    sequence: u64,
+}
+
+impl SyncPlan {
+    /// Syncs what had been appended when the plan was made.
+    ///
+    /// # Errors
+    /// Whatever it is, the log must not be used any more.
+    pub fn run(self, disk: &dyn Disk) -> io::Result<Synced> {
+        if let Some(name) = &self.name {
+            disk.sync(name)?;
+        }
+        Ok(Synced {
+            sequence: self.sequence,
+        })
+    }
+}
+
 /// The segment that this process appends to.
 struct Live {
     name: String,
@@ -125,6 +152,25 @@ impl Wal {
         Ok(())
     }
 
+    /// Whether everything is durable that was appended.
+    pub fn is_synced(&self) -> bool {
+        self.synced == self.sequence
+    }
+
+    /// What is to be done to make everything durable that was appended, without holding up the log meanwhile; then
+    /// [`note_synced`](Self::note_synced) it.
+    pub fn plan_sync(&self) -> SyncPlan {
+        SyncPlan {
+            name: (!self.is_synced()).then(|| segment_name(self.newest())),
+            sequence: self.sequence,
+        }
+    }
+
+    /// Takes it that a plan was carried out.
+    pub fn note_synced(&mut self, synced: &Synced) {
+        self.synced = self.synced.max(synced.sequence);
+    }
+
     /// Makes a spare if none is ready. To be called when nothing else is to be done, after an append.
     ///
     /// # Errors
@@ -159,12 +205,22 @@ impl Wal {
 
     /// The longest payload that the next append takes without asking the disk for space.
     pub fn room(&self) -> u64 {
-        let is_sealed = self.key.is_some();
+        let first = record::first_offset(self.key.is_some());
+        let spare = self.spares.longest().saturating_sub(first);
+        self.payload_in(spare).max(self.room_in_segment())
+    }
+
+    /// The longest payload that the next append takes without beginning a segment.
+    pub fn room_in_segment(&self) -> u64 {
         let live = self.live.as_ref().map_or(0, |live| live.bytes - self.end);
-        let spare = (self.spares.longest()).saturating_sub(record::first_offset(is_sealed));
-        let tag = if is_sealed { TAG_BYTES } else { 0 };
-        let room = live.max(spare);
-        room.saturating_sub((HEAD_BYTES + tag) as u64)
+        self.payload_in(live)
+    }
+
+    /// The longest payload of a record of so many bytes.
+    fn payload_in(&self, bytes: u64) -> u64 {
+        let tag = if self.key.is_some() { TAG_BYTES } else { 0 };
+        bytes
+            .saturating_sub((HEAD_BYTES + tag) as u64)
             .min(PAYLOAD_BYTES_MAX as u64)
     }
 
