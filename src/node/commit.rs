@@ -12,6 +12,12 @@
 //! promised. A client's own order is kept: what it says behind a write that is not answered is either part
 //! of the same batch ([`Work::Run`]) or waits until its writes are answered ([`Next::Settle`]).
 //!
+//! On a disk that syncs slowly the next batch is not handed over as soon as there is one: those who were just
+//! answered say their next writes a moment later, and would wait for a whole sync more. So the batch is held for at
+//! most a quarter of what a sync takes, and no longer than until as many have come as were answered; not
+//! again for a while, if few came. Without it, half of the clients wait while the other half is synced. A batch that
+//! is not held goes to the disk before the one that landed is applied and answered.
+//!
 //! A batch whose record finds no space is refused: what it changes is taken back before Raft hears of it, its
 //! reads are answered as ever.
 //!
@@ -20,15 +26,18 @@
 //!
 //! [`Next::Settle`]: super::turn::Next::Settle
 
+use std::time::Duration;
+
 use crate::command::verb::Verb;
 use crate::command::{resolve, table};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
+use crate::reactor::timer::Nanos;
 use crate::ring;
 use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::OwnedArgs;
 
-use super::journal::Room;
+use super::journal::space::{self, Room};
 use super::session::Message;
 use super::turn::{Next, Turn};
 use super::{Node, dispatch, journal, latency, notify, propose, slowlog};
@@ -94,9 +103,27 @@ pub enum Answer {
     Error(String),
 }
 
+/// Syncs that take less are not worth holding a batch for: the kernel's wait is no more exact than a millisecond.
+const SLOW_SYNC_NANOS: Nanos = 2_000_000;
+/// So often a batch is not held after one for which few had come.
+const UNHELD_MAX: u8 = 15;
+
+/// An open batch that is held, for those who were just answered.
+struct Hold {
+    until: Nanos,
+    /// Items in it when it began.
+    before: usize,
+    /// How many more may come.
+    expected: usize,
+}
+
 /// The writes under way.
 #[derive(Default)]
 pub struct Commits {
+    /// Why the open batch is not handed over yet.
+    hold: Option<Hold>,
+    /// How many batches are not held from now on.
+    unheld: u8,
     open: Vec<Item>,
     /// The batch in flight.
     flight: Option<Vec<Item>>,
@@ -126,6 +153,41 @@ impl Commits {
             Work::Run(_) | Work::Exec(_) => {}
         }
         self.open.push(item);
+    }
+
+    /// Whether the open batch is to be held, `landed` having been answered after a sync that took so long; and until
+    /// when.
+    fn hold(&mut self, landed: usize, now: Nanos, sync_ns: Nanos) -> Option<Nanos> {
+        if sync_ns < SLOW_SYNC_NANOS {
+            return None;
+        }
+        if self.unheld > 0 {
+            self.unheld -= 1;
+            return None;
+        }
+        let until = now + sync_ns / 4;
+        self.hold = Some(Hold {
+            until,
+            before: self.open.len(),
+            expected: landed,
+        });
+        Some(until)
+    }
+
+    /// Whether the open batch is held still.
+    fn is_held(&mut self, now: Nanos) -> bool {
+        let Some(hold) = &self.hold else { return false };
+        let came = self.open.len() - hold.before;
+        let is_held = came < hold.expected && now < hold.until;
+        if !is_held {
+            self.unheld = if came < hold.expected / 4 {
+                UNHELD_MAX
+            } else {
+                0
+            };
+            self.hold = None;
+        }
+        is_held
     }
 
     fn pend(&mut self, slot: u16) {
@@ -173,7 +235,10 @@ pub fn hand_over(cx: &mut Cx<'_, Node>) {
         && !cx.app.commits.open.is_empty()
         && cx.app.journal.is_free()
     {
-        match journal::room_for(cx, cx.app.keyspace.record_bytes_max()) {
+        if cx.app.commits.is_held(cx.net.now()) {
+            return;
+        }
+        match space::room_for(cx, cx.app.keyspace.record_bytes_max()) {
             Room::Enough => {}
             Room::Soon => return,
             Room::None => {
@@ -194,19 +259,35 @@ pub fn hand_over(cx: &mut Cx<'_, Node>) {
             continue;
         }
         let marks = node.keyspace.marks();
-        node.keyspace.unsettle(node.at_ms);
         journal::append(cx, record, marks);
     }
 }
 
-/// The batch in flight is as durable as was asked for: it is applied and answered.
+/// The batch in flight is as durable as was asked for: it is applied and answered. Before that, the disk gets what has
+/// gathered meanwhile, unless that is held.
 pub fn land(cx: &mut Cx<'_, Node>) {
     let Some(items) = cx.app.commits.flight.take() else {
         return;
     };
     cx.app.keyspace.persisted();
+    if let Some(sync_ns) = cx.app.journal.sync_ns() {
+        let now = cx.net.now();
+        match cx.app.commits.hold(items.len(), now, sync_ns) {
+            Some(until) => {
+                let delay = Duration::from_nanos(until - now);
+                cx.net.call_later(delay, |_| {});
+            }
+            None if has_room(cx.app) => hand_over(cx),
+            None => {}
+        }
+    }
     conclude(cx, items, Fate::Kept);
     cx.app.keyspace.settle();
+}
+
+/// Whether the open batch finds its space now. If not, it may have to be refused, behind all earlier answers.
+fn has_room(node: &Node) -> bool {
+    node.journal.has_room(node.keyspace.record_bytes_max())
 }
 
 /// Applies and answers all of a batch.

@@ -70,6 +70,8 @@ pub struct Keyspace {
     open_bytes: usize,
     /// Shards that have a part in the batch in flight.
     handed: Vec<usize>,
+    /// Shards that have a part in the batch that has landed and is being applied.
+    landed: Vec<usize>,
     /// The shard that the next sweep begins with.
     sweep_next: usize,
     /// What FLUSHALL left behind, to be dropped on another thread.
@@ -89,6 +91,7 @@ impl Keyspace {
             open: Vec::new(),
             open_bytes: 0,
             handed: Vec::new(),
+            landed: Vec::new(),
             sweep_next: 0,
             dropped: Vec::new(),
         }
@@ -193,17 +196,19 @@ impl Keyspace {
         self.handed.iter().map(mark).collect()
     }
 
-    /// What was handed over is durable.
+    /// What was handed over is durable. The next batch may be handed over before this one is applied.
     pub fn persisted(&mut self) {
-        for &index in &self.handed {
+        assert!(self.landed.is_empty(), "one batch is applied at a time");
+        std::mem::swap(&mut self.handed, &mut self.landed);
+        for &index in &self.landed {
             self.shards[index].persisted();
         }
     }
 
-    /// The batch that was handed over has been applied. Changes that nobody here asked for are applied first:
-    /// a recovered log ends with such.
+    /// The batch that has landed has been applied. Changes that nobody here asked for are applied first: a recovered
+    /// log ends with such.
     pub fn settle(&mut self) {
-        for index in self.handed.drain(..) {
+        for index in self.landed.drain(..) {
             let mut unread = Vec::new();
             let mut reply = Reply::new(&mut unread, Dialect::Resp2);
             let shard = &mut self.shards[index];
@@ -212,14 +217,7 @@ impl Keyspace {
                     self.dropped.push(*dropped);
                 }
             }
-            shard.set_settled(u64::MAX);
-        }
-    }
-
-    /// Until the batch in flight is applied, readers and sweeps remove no key that expired after `at_ms`.
-    pub fn unsettle(&mut self, at_ms: u64) {
-        for &index in &self.handed {
-            self.shards[index].set_settled(at_ms);
+            shard.settle();
         }
     }
 

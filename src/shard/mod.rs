@@ -64,8 +64,8 @@ pub struct Shard {
     raft: RawNode<Log>,
     /// What was proposed since the last batch, behind room for its time stamp; empty when there is nothing.
     open: Vec<u8>,
-    /// The latest step of raft that is in a record under way.
-    handed: Option<u64>,
+    /// The latest step of raft that is in a record under way, and the time stamp of its entry.
+    handed: Option<(u64, u64)>,
     committed: VecDeque<Committed>,
     applied: Applying,
 }
@@ -171,7 +171,10 @@ impl Shard {
         }
         self.raft.mut_store().append(entries);
         if is_kept {
-            self.handed = Some(ready.number());
+            self.handed = Some((ready.number(), at_ms));
+            if self.committed.is_empty() {
+                self.store.set_settled(at_ms);
+            }
             self.finish_ready(ready);
         } else {
             self.keep_hard_state(&ready);
@@ -229,7 +232,7 @@ impl Shard {
 
     /// What was handed over is durable: raft counts it, and what is committed by that can be applied.
     pub fn persisted(&mut self) {
-        let Some(handed) = self.handed.take() else {
+        let Some((handed, _)) = self.handed.take() else {
             return;
         };
         self.raft.on_persist_ready(handed);
@@ -308,9 +311,11 @@ impl Shard {
         self.store.set_touching(touching);
     }
 
-    /// Up to which time keys past their time may be removed by readers and sweeps: not beyond the stamp of an
-    /// entry that is still to be applied, which may yet find them alive.
-    pub fn set_settled(&mut self, at_ms: u64) {
+    /// Everything committed has been applied. Readers and sweeps remove keys past their time again, but not beyond the
+    /// stamp of an entry that is still to be applied, which may yet find them alive.
+    pub fn settle(&mut self) {
+        assert!(self.committed.is_empty(), "all of it was applied");
+        let at_ms = self.handed.map_or(u64::MAX, |(_, at_ms)| at_ms);
         self.store.set_settled(at_ms);
     }
 

@@ -47,3 +47,40 @@ fn a_reader_who_sees_a_key_expire_takes_nothing_from_a_write_before() {
         assert_eq!(state(&mut again), "(nil) = -2", "{write}, which was lost");
     }
 }
+
+/// A read stands in a batch before a write to its key that was stamped when the key was alive. When the batch lands the
+/// key is past its time, and the next batch, stamped later, is on its way already.
+#[test]
+fn a_reader_in_a_batch_takes_nothing_from_a_write_behind_it() {
+    let mut seen = 0;
+    for early_ms in (10..2_000).step_by(10) {
+        let disks = Disks::plain();
+        let mut world = World::on_slow_disk(&disks, Duration::from_secs(2));
+        world.pass(Duration::from_secs(10));
+        let [first, reader, writer, last] = [(); 4].map(|()| talker(&mut world));
+        // So that the calls that follow take other times in each round.
+        for _ in 0..early_ms / 10 % 8 {
+            world.ask(first, "SET key 5");
+        }
+        // Nobody comes back at once after these, so that batches are not held.
+        world.send(first, &"SET key 5\n".repeat(8));
+        world.lines(first, 8);
+        world.pass(Duration::from_secs(2));
+        world.ask(first, "PEXPIRE key 20000");
+        let left: u64 = world.ask(first, "PTTL key").parse().unwrap();
+        world.pass(Duration::from_millis(left - early_ms));
+        world.send(first, "SET other 1\n");
+        world.pass(Duration::from_millis(1));
+        world.send(reader, "SET third 1\nGET key\n");
+        world.send(writer, "PERSIST key\n");
+        world.lines(first, 1);
+        world.send(last, "APPEND key x\n");
+        let heard = [world.lines(reader, 2), world.lines(writer, 1)];
+        seen += usize::from(heard == ["OK\n(nil)\n", "1\n"]);
+        world.lines(last, 1);
+        let dump = world.dump();
+        let mut again = World::start(&disks.crashed(Crash::LoseAll));
+        assert_eq!(again.dump(), dump, "{early_ms} ms, {heard:?}");
+    }
+    assert!(seen > 0, "the key never expired meanwhile");
+}
