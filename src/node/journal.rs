@@ -8,9 +8,10 @@
 //!
 //! The [`Wal`] travels: with a job to the disk thread, with its result back. What is only to be written, and not to
 //! be synced, is written here when the thread does not have the log: it is copied into the kernel's memory, which
-//! takes less time than to wake a thread and be woken by it. A disk on which that takes long is left to the thread
-//! for a while; whatever waits for the disk by its nature (a sync, a new segment, a key, a removal) always is. The
-//! sync of every second leaves the log here, so that writing goes on beside it.
+//! takes less time than to wake a thread and be woken by it. A disk on which that takes long, or which has been
+//! syncing for long, is left to the thread for a while, so that reads go on; whatever waits for the disk by its
+//! nature (a sync, a new segment, a key, a removal) always is. The sync of every second leaves the log here, so that
+//! writing goes on beside it.
 //!
 //! A record that follows another shows that the other was durable; when nothing follows for a while, an empty record
 //! is written for that purpose, so that damage to the last record of a log at rest is told from one that was
@@ -49,6 +50,8 @@ const SECOND_NANOS: Nanos = 1_000_000_000;
 const HERE_BYTES_MAX: usize = 64 << 10;
 /// A write that took longer was not a mere copy.
 const HERE_NANOS_MAX: Nanos = 1_000_000;
+/// While a sync takes longer, the kernel may let writes wait for what the disk is doing.
+const SYNC_NANOS_MAX: Nanos = 50_000_000;
 /// How long the disk thread does all of the writing after such a one.
 const THERE_NANOS: Nanos = 1_000_000_000;
 
@@ -109,8 +112,8 @@ struct Link {
     queue_bytes: usize,
     /// What was written is to be synced.
     sync_due: bool,
-    /// A job is doing that.
-    is_syncing: bool,
+    /// Since when a job is doing that.
+    syncing: Option<Nanos>,
     /// What came of the last.
     synced_to: Option<Synced>,
     synced: Nanos,
@@ -130,6 +133,12 @@ struct Link {
 }
 
 impl Link {
+    /// Whether even a copy into the kernel's memory might have to wait for the disk.
+    fn is_slow(&self, now: Nanos) -> bool {
+        let is_stalled = |since| now.saturating_sub(since) > SYNC_NANOS_MAX;
+        now < self.slow_until || self.syncing.is_some_and(is_stalled)
+    }
+
     /// Gives the log what was made ready for it and what was synced of it meanwhile.
     fn adopt(&mut self) {
         let Some(wal) = &mut self.wal else { return };
@@ -163,7 +172,7 @@ impl Journal {
                 queue: VecDeque::new(),
                 queue_bytes: 0,
                 sync_due: false,
-                is_syncing: false,
+                syncing: None,
                 synced_to: None,
                 synced: 0,
                 synced_from: 0,
@@ -197,7 +206,7 @@ impl Journal {
     /// Whether everything handed over has been written, and synced if that was asked for.
     pub fn is_at_rest(&self) -> bool {
         self.link.as_ref().is_none_or(|link| {
-            let is_syncing = link.sync_due || link.is_syncing;
+            let is_syncing = link.sync_due || link.syncing.is_some();
             !link.has_begun || link.wal.is_some() && link.queue.is_empty() && !is_syncing
         })
     }
@@ -352,7 +361,7 @@ fn write_waiting(cx: &mut Cx<'_, Node>) {
         key: link.key.take(),
     };
     link.idle = false;
-    if began < link.slow_until || !task.is_a_copy(&wal) {
+    if link.is_slow(began) || !task.is_a_copy(&wal) {
         return cx.net.defer_to_disk(
             move || write(wal, task),
             move |cx, written| back(cx, written, began),
@@ -374,10 +383,10 @@ fn sync_beside(cx: &mut Cx<'_, Node>) {
     let Some(link) = &mut cx.app.journal.link else {
         return;
     };
-    let Some(wal) = (link.wal.as_ref()).filter(|_| link.sync_due && !link.is_syncing) else {
+    let Some(wal) = (link.wal.as_ref()).filter(|_| link.sync_due && link.syncing.is_none()) else {
         return;
     };
-    (link.sync_due, link.is_syncing) = (false, true);
+    (link.sync_due, link.syncing) = (false, Some(began));
     let (plan, disk) = (wal.plan_sync(), link.files.disk.clone());
     cx.net.defer_to_disk(
         move || plan.run(&*disk),
@@ -392,7 +401,7 @@ fn synced_beside(cx: &mut Cx<'_, Node>, synced: io::Result<Synced>, began: Nanos
     };
     match synced {
         Ok(synced) => {
-            (link.is_syncing, link.synced, link.synced_from) = (false, now, began);
+            (link.syncing, link.synced, link.synced_from) = (None, now, began);
             link.synced_to = Some(synced);
             link.adopt();
             saving::feed(cx);
