@@ -13,7 +13,7 @@ use crate::command::op::{Action, Effect, Event, Op};
 use crate::ring;
 use crate::shard::section::ENTRY_BYTES_MAX;
 use crate::shard::{Applied, Shard};
-use crate::store::{Dropped, Entry, HashSeed};
+use crate::store::{Dropped, Entry, HashSeed, KeyHash, Step};
 use crate::wire::reply::{Dialect, Reply};
 
 use super::lcs;
@@ -59,6 +59,13 @@ pub struct Proposed {
     of_shards: Vec<usize>,
     /// Bytes in all.
     pub bytes: usize,
+}
+
+/// Where a key will be looked for.
+#[derive(Clone, Copy)]
+pub struct Place {
+    shard: usize,
+    hash: KeyHash,
 }
 
 /// Every shard of this node.
@@ -110,6 +117,20 @@ impl Keyspace {
             Command::One(op) => self.one(op, at_ms, reply, touched),
             Command::Many(many) => self.many(many, at_ms, random, reply, touched),
         }
+    }
+
+    /// Where `key` will be looked for.
+    pub fn place(&self, key: &[u8]) -> Place {
+        let shard = self.index_of(key);
+        let hash = self.shards[shard].store().hash(key);
+        Place { shard, hash }
+    }
+
+    /// Has memory fetched that an operation on the key at `place` will need; see [`Store::prefetch`].
+    ///
+    /// [`Store::prefetch`]: crate::store::Store::prefetch
+    pub fn prefetch(&self, place: Place, step: Step) {
+        self.shards[place.shard].store().prefetch(place.hash, step);
     }
 
     /// Adds an operation to what the shard of its key's `slot` proposes with the next batch.

@@ -14,6 +14,7 @@
 //! Time: every command is stamped with [`Node::at_ms`], which never runs backwards, whatever the wall
 //! clock does. Keys past their time are absent at once and removed by [`housekeeping`] soon.
 
+pub mod ahead;
 pub mod backup;
 pub mod catalogue;
 pub mod client;

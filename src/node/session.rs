@@ -29,6 +29,7 @@ use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::{Limits, Parser, Progress, Violation};
 
 use super::Node;
+use super::ahead;
 use super::dispatch;
 use super::turn::{Answer, Next, Turn, Until, Wait};
 
@@ -135,8 +136,12 @@ impl Session {
             pushed: Vec::new(),
         };
         turn.end_run();
-        let mut used = 0;
+        // The first request is most often the only one: what is behind it is looked at when it has been run.
+        let (mut used, mut seen) = (0, 1);
         while self.phase == Phase::Open && used < input.len() {
+            if used >= seen {
+                seen = used + ahead::look_ahead(&mut turn, &input[used..]);
+            }
             match self.step(&mut turn, &input[used..], parser) {
                 Some(consumed) => used += consumed,
                 None => break,

@@ -29,13 +29,13 @@ pub mod section;
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use raft::eraftpb::{Entry as RaftEntry, Message, MessageType};
 use raft::{Config, RawNode, Ready};
 
 use crate::command::encode::{self, Change};
 use crate::command::op::{Effect, Op};
-use crate::store::{Dropped, Entry, HashSeed, Store};
+use crate::store::{Dropped, Entry, HashSeed, KeyHash, Step, Store};
 use crate::wire::reply::Reply;
 use log::Log;
 use meta::Part;
@@ -47,6 +47,9 @@ const REPLICA: u64 = 1;
 const COMMITTED_BYTES_MAX: u64 = 16 << 20;
 /// Space an open entry begins with at most; it grows as it must.
 const OPEN_BYTES_FIRST: usize = 64 << 10;
+
+/// Changes that are looked ahead at together.
+const AHEAD_MAX: usize = 16;
 
 /// What became of a change.
 pub enum Applied {
@@ -67,6 +70,8 @@ pub struct Shard {
     /// The latest step of raft that is in a record under way, and the time stamp of its entry.
     handed: Option<(u64, u64)>,
     committed: VecDeque<Committed>,
+    /// The keys of the first committed changes: those that were looked ahead at.
+    ahead: VecDeque<KeyHash>,
     applied: Applying,
 }
 
@@ -113,6 +118,7 @@ impl Shard {
             open: Vec::new(),
             handed: None,
             committed: VecDeque::new(),
+            ahead: VecDeque::new(),
             applied,
         }
     }
@@ -268,22 +274,48 @@ impl Shard {
         touched: impl FnOnce(&[u8], Effect),
     ) -> Option<Applied> {
         let at_ms = self.next_at_ms()?;
+        if self.ahead.is_empty() {
+            self.look_ahead();
+        }
         let entry = self.committed.front_mut()?;
         let (change, used) =
             encode::decode(&entry.changes).expect("a committed entry was checked or made by us");
         let applied = match &change {
             Change::One(op) => {
-                let effect = self.store.apply(op, at_ms, reply);
+                let hash = self.ahead.pop_front();
+                let hash = hash.unwrap_or_else(|| self.store.hash(op.key));
+                let effect = self.store.apply_hashed(hash, op, at_ms, reply);
                 touched(op.key, effect);
                 Applied::One(effect)
             }
             Change::Flush => Applied::Flushed(Box::new(self.store.clear())),
         };
-        let _ = entry.changes.split_to(used);
+        entry.changes.advance(used);
         if entry.changes.is_empty() {
             self.finish_entry();
         }
         Some(applied)
+    }
+
+    /// Has the memory fetched into the cache that the next changes of the first committed entry will need. Each alone
+    /// would wait for it several times, one after the other; so they wait together.
+    fn look_ahead(&mut self) {
+        let Some(entry) = self.committed.front() else {
+            return;
+        };
+        let mut rest = &entry.changes[..];
+        while self.ahead.len() < AHEAD_MAX
+            && let Ok((Change::One(op), used)) = encode::decode(rest)
+        {
+            self.ahead.push_back(self.store.hash(op.key));
+            rest = &rest[used..];
+        }
+        if self.ahead.len() > 1 {
+            for step in Step::ALL {
+                let ahead = self.ahead.iter();
+                ahead.for_each(|&hash| self.store.prefetch(hash, step));
+            }
+        }
     }
 
     /// The first committed entry has no changes left.

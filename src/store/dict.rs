@@ -14,11 +14,13 @@
 //!
 //! Invariants: the cells of a table are one aligned run; `totals` is the sum of all tallies.
 
+use prefetch_index::prefetch_index;
+
 use super::entry::Head;
 use super::heap::Heap;
 use super::image::{Image, Slice};
 use super::table::{ENTRIES_MAX, Item, Table, Tally, hash_of};
-use super::{Entry, HashSeed};
+use super::{Entry, HashSeed, Step};
 
 /// A directory has at most 2^24 cells (64 MiB), for 3.7 thousand million keys; beyond, tables grow.
 const BITS_MAX: u8 = 24;
@@ -131,6 +133,7 @@ impl Dict {
     }
 
     /// The table whose keys begin with this hash prefix.
+    #[inline]
     pub(super) fn table_of(&self, hash: u64) -> &Table {
         self.table(self.place_of_hash(hash).table)
     }
@@ -150,6 +153,24 @@ impl Dict {
     #[inline]
     pub(super) fn find(&self, place: Place, key: &[u8]) -> Option<u32> {
         self.table(place.table).find(place.hash, key, &self.heap)
+    }
+
+    /// See [`Store::prefetch`](super::Store::prefetch).
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64, step: Step) {
+        let number = self.place_of_hash(hash).table;
+        match step {
+            Step::Table => {
+                let group = &self.groups[number as usize / GROUP_TABLES];
+                prefetch_index(group, number as usize % GROUP_TABLES);
+            }
+            Step::Index => self.table(number).index().prefetch(hash),
+            Step::Entry => {
+                if let Some(at) = self.table(number).index().guess(hash) {
+                    self.heap.prefetch(at);
+                }
+            }
+        }
     }
 
     #[inline]

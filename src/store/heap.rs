@@ -27,6 +27,7 @@
 //! `roomy` of its class at `roomy_at`, but for the one that is being emptied; a page without a live slot
 //! is given back, unless it is the only roomy one of its class.
 
+use prefetch_index::prefetch_index;
 use slab::Slab;
 
 use super::entry::{self, Body, Label};
@@ -43,6 +44,8 @@ const CLASSES: usize = 56;
 const ALONE: u8 = CLASSES as u8;
 /// The class of page numbers that are free.
 const UNUSED: u8 = ALONE + 1;
+/// Bytes of a line of the processor's cache.
+const LINE_BYTES: usize = 64;
 /// First byte of a free slot.
 const FREE: u8 = 0xFF;
 /// No further free slot; never the position of one.
@@ -110,6 +113,17 @@ impl Heap {
     pub(super) fn get(&self, at: u32) -> &[u8] {
         let (page, position) = split(at);
         &self.pages[page].bytes[position * UNIT_BYTES..]
+    }
+
+    /// Has the slot at `at` fetched into the cache, or two lines of it.
+    #[inline]
+    pub(super) fn prefetch(&self, at: u32) {
+        let (number, position) = split(at);
+        let page = &self.pages[number];
+        let begin = position * UNIT_BYTES;
+        let len = (units_of(page.class) * UNIT_BYTES).min(LINE_BYTES);
+        prefetch_index(&page.bytes, begin);
+        prefetch_index(&page.bytes, begin + len - 1);
     }
 
     #[inline]

@@ -24,6 +24,7 @@ mod dict;
 mod entry;
 mod heap;
 mod image;
+mod index;
 mod read;
 mod scan;
 mod table;
@@ -55,6 +56,26 @@ impl HashSeed {
     fn hash(self, key: &[u8]) -> u64 {
         SipHasher13::new_with_keys(self.0, self.1).hash(key)
     }
+}
+
+/// The hash of a key in one store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyHash(u64);
+
+/// What lies on the way to a key: see [`Store::prefetch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The small table.
+    Table,
+    /// The line of its index with which the search begins.
+    Index,
+    /// The entry that is most likely the key's.
+    Entry,
+}
+
+impl Step {
+    /// In the order in which they must be taken.
+    pub const ALL: [Step; 3] = [Step::Table, Step::Index, Step::Entry];
 }
 
 /// The dictionary of one shard.
@@ -112,15 +133,41 @@ impl Store {
 
     /// Does `op` at the time `at_ms` and writes its reply: one value, or none where [`Op`] says so.
     pub fn apply(&mut self, op: &Op<'_>, at_ms: u64, reply: &mut Reply<'_>) -> Effect {
+        self.apply_hashed(self.hash(op.key), op, at_ms, reply)
+    }
+
+    /// Does [`Store::apply`] where the hash of the key is known.
+    #[inline]
+    pub fn apply_hashed(
+        &mut self,
+        hash: KeyHash,
+        op: &Op<'_>,
+        at_ms: u64,
+        reply: &mut Reply<'_>,
+    ) -> Effect {
+        debug_assert_eq!(hash, self.hash(op.key));
         let touching = self.touching || matches!(op.action, Action::Touch);
         let is_write = op.action.is_write();
         let removing = is_write || at_ms <= self.settled_ms;
-        let visit = Visit::new(&mut self.dict, op.key, at_ms, touching, removing);
+        let visit = Visit::new(&mut self.dict, op.key, hash.0, at_ms, touching, removing);
         if is_write {
             write::apply(visit, &op.action, reply)
         } else {
             read::apply(visit, &op.action, reply)
         }
+    }
+
+    /// The hash of a key, for [`Store::prefetch`] and [`Store::apply_hashed`].
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> KeyHash {
+        KeyHash(self.dict.seed().hash(key))
+    }
+
+    /// Has memory fetched into the cache that an operation on the key with this hash will need. Where a step fetches
+    /// from, what the step before has fetched must tell: take each for several keys before the next.
+    #[inline]
+    pub fn prefetch(&self, hash: KeyHash, step: Step) {
+        self.dict.prefetch(hash.0, step);
     }
 
     /// What is stored under `key`, if it has not expired. Is no access.

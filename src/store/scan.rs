@@ -136,7 +136,8 @@ impl Dict {
                     table: next,
                 };
                 self.preserve_expired(next, at_ms);
-                gone += self.change(place, |table, heap| table.sweep(at_ms, heap, removed));
+                let seed = self.seed();
+                gone += self.change(place, |table, heap| table.sweep(at_ms, heap, seed, removed));
                 swept += 1;
             }
             next += 1;

@@ -1,25 +1,24 @@
 //! A small table: at most a few hundred keys, so that anything that walks it takes microseconds.
 //!
 //! ```text
-//! index: HashTable<u32>  --address-->  heap: [entry]
+//! index: [line]  --address-->  heap: [entry]
 //! ```
 //!
-//! The index holds nothing but addresses: five bytes a bucket, tag included. The entries lie in the heap
+//! The index holds nothing but addresses: 64 bytes for twelve, tags included. The entries lie in the heap
 //! of the dictionary, which every method that needs them is given.
 //!
 //! Invariants: every address in the index is that of an entry; no expiry of this table is before
 //! `earliest_ms`; `expiring` counts the entries with an expiry. What `imaged` says is told in
 //! [`image`](super::image).
 
-use hashbrown::HashTable;
-
 use super::HashSeed;
 use super::entry::{self, Body, Head, INLINE_BYTES_MAX, Label, NEVER};
 use super::heap::Heap;
+use super::index::{self, Index};
 use crate::command::op::Encoding;
 
-/// A table splits before it holds more: 256 buckets at hashbrown's load limit of 7/8.
-pub(super) const ENTRIES_MAX: usize = 224;
+/// A table splits before it holds more: what twenty lines of an index may hold.
+pub(super) const ENTRIES_MAX: usize = index::capacity(20);
 
 /// What a table counts, for the sums that the dictionary keeps.
 #[derive(Clone, Copy, Default)]
@@ -41,7 +40,7 @@ pub(super) struct Item<'a> {
 
 /// See the module.
 pub(super) struct Table {
-    index: HashTable<u32>,
+    index: Index,
     earliest_ms: u64,
     expiring: u32,
     imaged: u32,
@@ -52,7 +51,7 @@ impl Table {
     /// An empty table, of which image number `imaged` holds everything.
     pub(super) fn new(depth: u8, imaged: u32) -> Table {
         Table {
-            index: HashTable::new(),
+            index: Index::new(),
             earliest_ms: u64::MAX,
             expiring: 0,
             imaged,
@@ -63,7 +62,7 @@ impl Table {
     /// An empty table that never grows.
     pub(super) fn with_room(depth: u8) -> Table {
         Table {
-            index: HashTable::with_capacity(ENTRIES_MAX),
+            index: Index::with_room(ENTRIES_MAX),
             ..Table::new(depth, 0)
         }
     }
@@ -97,33 +96,37 @@ impl Table {
         Tally {
             keys: self.index.len(),
             expiring: self.expiring as usize,
-            index_bytes: self.index.allocation_size(),
+            index_bytes: self.index.bytes(),
         }
     }
 
     #[inline]
+    pub(super) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    #[inline]
     pub(super) fn find(&self, hash: u64, key: &[u8], heap: &Heap) -> Option<u32> {
-        let is_it = |&at: &u32| {
+        self.index.find(hash, |at| {
             let bytes = heap.get(at);
             Head::read(bytes).key(bytes) == key
-        };
-        self.index.find(index_hash(hash), is_it).copied()
+        })
     }
 
     /// Addresses of all entries, in no order that means anything.
     pub(super) fn addresses(&self) -> impl Iterator<Item = u32> + '_ {
-        self.index.iter().copied()
+        self.index.addresses()
     }
 
     /// This table's share of what one key costs.
     pub(super) fn index_bytes_per_key(&self) -> usize {
-        self.index.allocation_size() / self.index.len().max(1)
+        self.index.bytes() / self.index.len().max(1)
     }
 
     /// Adds a key that is not there.
     pub(super) fn insert(&mut self, hash: u64, item: &Item<'_>, heap: &mut Heap, seed: HashSeed) {
-        if self.index.len() == self.index.capacity() {
-            self.reindex(self.index.len() + 1, heap, seed);
+        if self.index.is_full() {
+            self.grow(heap, seed);
         }
         let label = Label {
             encoding: item.encoding,
@@ -136,8 +139,7 @@ impl Table {
         };
         let at = heap.add(label, item.key, body);
         self.note_expiry(None, item.expire_at_ms);
-        self.index
-            .insert_unique(index_hash(hash), at, |_| unreachable!("there is room"));
+        self.index.insert(hash, at);
     }
 
     /// Replaces the entry at `at`, in place when it fits.
@@ -195,23 +197,19 @@ impl Table {
     ) -> u32 {
         let new_at = heap.rewrite(at, label, key, body);
         if new_at != at {
-            self.repoint(hash, at, new_at);
+            self.index.repoint(hash, at, new_at);
         }
         new_at
     }
 
     /// Notes that an entry lies elsewhere now.
     pub(super) fn repoint(&mut self, hash: u64, at: u32, new_at: u32) {
-        let slot = self.index.find_mut(index_hash(hash), |&old| old == at);
-        *slot.expect("an entry's address is in the index") = new_at;
+        self.index.repoint(hash, at, new_at);
     }
 
     /// Removes the entry at `at`.
     pub(super) fn remove(&mut self, hash: u64, at: u32, heap: &mut Heap) {
-        let Ok(entry) = self.index.find_entry(index_hash(hash), |&old| old == at) else {
-            unreachable!("an entry's address is in the index");
-        };
-        entry.remove();
+        self.index.remove(hash, at);
         self.bury(at, heap);
     }
 
@@ -225,7 +223,7 @@ impl Table {
         }
         heap.free(at);
         if self.index.is_empty() {
-            self.index = HashTable::new();
+            self.index = Index::new();
         }
     }
 
@@ -302,37 +300,38 @@ impl Table {
         &mut self,
         at_ms: u64,
         heap: &mut Heap,
+        seed: HashSeed,
         removed: &mut dyn FnMut(&[u8]),
     ) -> usize {
         let (mut earliest_ms, mut gone) = (u64::MAX, Vec::new());
-        self.index.retain(|&mut at| {
+        for at in self.index.addresses() {
             let bytes = heap.get(at);
             let head = Head::read(bytes);
             match head.expiry(bytes) {
                 Some(expire_at_ms) if at_ms > expire_at_ms => {
                     removed(head.key(bytes));
                     gone.push(at);
-                    false
                 }
-                expiry => {
-                    earliest_ms = earliest_ms.min(expiry.unwrap_or(u64::MAX));
-                    true
-                }
+                expiry => earliest_ms = earliest_ms.min(expiry.unwrap_or(u64::MAX)),
             }
-        });
+        }
         for &at in &gone {
-            self.bury(at, heap);
+            self.remove(hash_of(at, heap, seed), at, heap);
         }
         self.earliest_ms = earliest_ms;
         gone.len()
     }
 
-    /// Builds the index anew for at least `capacity` entries, which also forgets hashbrown's tombstones.
-    fn reindex(&mut self, capacity: usize, heap: &Heap, seed: HashSeed) {
-        let mut index = HashTable::with_capacity(capacity);
-        for &at in &self.index {
-            let hash = index_hash(hash_of(at, heap, seed));
-            index.insert_unique(hash, at, |_| unreachable!("the capacity suffices"));
+    /// Gives the index half as much room again; as a rule up to what a table holds before it splits.
+    fn grow(&mut self, heap: &Heap, seed: HashSeed) {
+        let len = self.index.len();
+        let room = len + len / 2 + 1;
+        let mut index = Index::with_room(match len < ENTRIES_MAX {
+            true => room.min(ENTRIES_MAX),
+            false => room,
+        });
+        for at in self.index.addresses() {
+            index.insert(hash_of(at, heap, seed), at);
         }
         self.index = index;
     }
@@ -343,17 +342,15 @@ impl Table {
         let mut halves = [0; 2].map(|_| Table::new(self.depth + 1, self.imaged));
         // What was full once will be full again: an index that never grows leaves no hole behind.
         for half in &mut halves {
-            half.index = HashTable::with_capacity(self.index.len());
+            half.index = Index::with_room(self.index.len());
         }
-        for &at in &self.index {
+        for at in self.index.addresses() {
             let bytes = heap.get(at);
             let head = Head::read(bytes);
             let hash = seed.hash(head.key(bytes));
             let half = &mut halves[usize::from(hash & bit != 0)];
             half.note_expiry(None, head.expiry(bytes));
-            half.index.insert_unique(index_hash(hash), at, |_| {
-                unreachable!("the capacity suffices")
-            });
+            half.index.insert(hash, at);
         }
         let [lower, upper] = halves;
         assert_eq!(lower.len() + upper.len(), self.len());
@@ -365,13 +362,6 @@ impl Table {
 pub(super) fn hash_of(at: u32, heap: &Heap, seed: HashSeed) -> u64 {
     let bytes = heap.get(at);
     seed.hash(Head::read(bytes).key(bytes))
-}
-
-/// Inside a table all hashes share their top bits, and hashbrown takes its tag from the top: turn the
-/// word so that both tag and bucket come from bits that the directory does not use.
-#[inline]
-fn index_hash(hash: u64) -> u64 {
-    hash.rotate_left(40)
 }
 
 /// Makes `old` equal to `new`, in the memory it has unless that is far too much.

@@ -33,11 +33,12 @@ impl<'d, 'k> Visit<'d, 'k> {
     pub(super) fn new(
         dict: &'d mut Dict,
         key: &'k [u8],
+        hash: u64,
         at_ms: u64,
         touching: bool,
         removing: bool,
     ) -> Self {
-        let place = dict.place(key);
+        let place = dict.place_of_hash(hash);
         let at = dict.find(place, key);
         let mut visit = Visit {
             dict,
