@@ -375,11 +375,14 @@ fn housekeeping(cx: &mut Cx<'_, Node>) {
     cx.app.stamp(cx.net.wall_ms());
     journal::tend(cx);
     saving::tend(cx);
-    let at_ms = cx.app.at_ms;
-    for _ in 0..SWEEP_SHARDS {
-        cx.app
-            .keyspace
-            .sweep(at_ms, SWEEP_TABLES_MAX, &mut cx.app.touched);
+    // While data are loaded, the end of the log may be still to be applied, to keys that were alive then.
+    if !cx.app.is_loading() {
+        let at_ms = cx.app.at_ms;
+        for _ in 0..SWEEP_SHARDS {
+            cx.app
+                .keyspace
+                .sweep(at_ms, SWEEP_TABLES_MAX, &mut cx.app.touched);
+        }
     }
     if cx.app.touched.recording {
         tell_swept(cx);

@@ -84,3 +84,31 @@ fn a_reader_in_a_batch_takes_nothing_from_a_write_behind_it() {
     }
     assert!(seen > 0, "the key never expired meanwhile");
 }
+
+/// The last write before a crash is applied when the node has started; keys are past their time before.
+#[test]
+fn nothing_is_swept_before_the_log_is_applied() {
+    for (write, after) in [
+        ("PERSIST key", "5"),
+        ("INCR key", "(nil)"),
+        ("APPEND key 6", "(nil)"),
+    ] {
+        let disks = Disks::plain();
+        let mut world = World::start(&disks);
+        let client = talker(&mut world);
+        world.ask(client, "SET key 5");
+        world.ask(client, "PEXPIRE key 5000");
+        world.ask(client, write);
+        let disks = disks.crashed(Crash::LoseAll);
+        world.pass(Duration::from_secs(10));
+        // So slow that there is time for sweeps.
+        let mut again = World::on_slow_disk(&disks, Duration::from_secs(2));
+        again.pass(Duration::from_secs(10));
+        let client = talker(&mut again);
+        assert_eq!(again.ask(client, "GET key"), after, "{write}");
+        assert_eq!(
+            again.ask(client, "TTL key").parse::<i64>().unwrap().min(-1),
+            if after == "5" { -1 } else { -2 }
+        );
+    }
+}

@@ -149,7 +149,12 @@ impl World {
 
     /// A node on a disk on which each call takes about this long, at random.
     pub fn on_slow_disk(disks: &Disks, most: Duration) -> World {
-        let mut world = World::build(Some(disks), &[], 1, most.as_nanos() as u64);
+        World::with_on_slow_disk(disks, &[], most)
+    }
+
+    /// The same with options.
+    pub fn with_on_slow_disk(disks: &Disks, settings: &[(&str, &str)], most: Duration) -> World {
+        let mut world = World::build(Some(disks), settings, 1, most.as_nanos() as u64);
         world.until(|world| !world.node.app().is_loading());
         world
     }
@@ -171,8 +176,9 @@ impl World {
             values.set(name, text, Origin::Flag).unwrap();
         }
         let mut options = Options::read(&values).unwrap();
-        // Shorter than can be asked for, so that snapshots are made all the time.
-        options.snapshot_log_bytes = 4 << 10;
+        // Shorter than can be asked for, so that snapshots are made all the time, unless segments are long.
+        let segment_bytes = disks.map_or(0, |disks| disks.segment_bytes);
+        options.snapshot_log_bytes = segment_bytes.max(4 << 10);
         let mut node = Node::new(values, options, seed);
         if let Some(disks) = disks {
             node = node.with_files(disks.files());
