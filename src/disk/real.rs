@@ -27,6 +27,7 @@ const OPEN_FILES_MAX: usize = 16;
 pub struct RealDisk {
     path: PathBuf,
     directory: File,
+    /// Not locked during a call of the operating system: who writes to one file waits for nobody's other.
     open: Mutex<HashMap<String, Open>>,
 }
 
@@ -129,8 +130,7 @@ impl RealDisk {
 
     /// The file's descriptor; opened, and for writing made, if need be.
     fn file(&self, name: &str, to_write: bool) -> io::Result<Arc<File>> {
-        let mut files = self.files();
-        if let Some(open) = files.get_mut(name)
+        if let Some(open) = self.files().get_mut(name)
             && (open.is_writable || !to_write)
         {
             open.is_dirty |= to_write;
@@ -143,6 +143,7 @@ impl RealDisk {
             .truncate(false)
             .mode(0o600)
             .open(self.path_of(name))?;
+        let mut files = self.files();
         if files.len() >= OPEN_FILES_MAX {
             files.retain(|_, open| open.is_dirty);
         }
@@ -222,7 +223,12 @@ impl Disk for RealDisk {
     fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.file(name, true)
             .and_then(|file| file.write_all_at(bytes, offset))
-            .map_err(named(name))
+            .map_err(named(name))?;
+        // Again: a sync may have come between.
+        if let Some(open) = self.files().get_mut(name) {
+            open.is_dirty = true;
+        }
+        Ok(())
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
@@ -233,8 +239,8 @@ impl Disk for RealDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut files = self.files();
         fs::rename(self.path_of(from), self.path_of(to)).map_err(named(from))?;
+        let mut files = self.files();
         files.remove(to);
         if let Some(open) = files.remove(from) {
             files.insert(to.to_owned(), open);
@@ -243,9 +249,8 @@ impl Disk for RealDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let mut files = self.files();
         fs::remove_file(self.path_of(name)).map_err(named(name))?;
-        files.remove(name);
+        self.files().remove(name);
         Ok(())
     }
 }
