@@ -107,6 +107,8 @@ pub enum Answer {
 const SLOW_SYNC_NANOS: Nanos = 2_000_000;
 /// So often a batch is not held after one for which few had come.
 const UNHELD_MAX: u8 = 15;
+/// A batch is not held longer than this, however long the last job for the log took.
+const HOLD_NANOS_MAX: Nanos = 10_000_000;
 
 /// An open batch that is held, for those who were just answered.
 struct Hold {
@@ -165,7 +167,7 @@ impl Commits {
             self.unheld -= 1;
             return None;
         }
-        let until = now + sync_ns / 4;
+        let until = now + (sync_ns / 4).min(HOLD_NANOS_MAX);
         self.hold = Some(Hold {
             until,
             before: self.open.len(),
@@ -277,17 +279,15 @@ pub fn land(cx: &mut Cx<'_, Node>) {
                 let delay = Duration::from_nanos(until - now);
                 cx.net.call_later(delay, |_| {});
             }
-            None if has_room(cx.app) => hand_over(cx),
+            // Else it may have to be refused, behind all earlier answers.
+            None if cx.app.journal.has_room(cx.app.keyspace.record_bytes_max()) => {
+                hand_over(cx);
+            }
             None => {}
         }
     }
     conclude(cx, items, Fate::Kept);
     cx.app.keyspace.settle();
-}
-
-/// Whether the open batch finds its space now. If not, it may have to be refused, behind all earlier answers.
-fn has_room(node: &Node) -> bool {
-    node.journal.has_room(node.keyspace.record_bytes_max())
 }
 
 /// Applies and answers all of a batch.
@@ -437,7 +437,7 @@ fn refuse(turn: &mut Turn<'_, '_, '_>, work: &Work) {
         Work::Run(_) | Work::Exec(_) => {}
     }
     if !turn.in_transaction {
-        turn.reply.error(propose::NO_SPACE);
+        turn.reply.error(propose::NO_SPACE_LEFT);
     }
 }
 

@@ -13,9 +13,9 @@
 //! nature (a sync, a new segment, a key, a removal) always is. The sync of every second leaves the log here, so that
 //! writing goes on beside it.
 //!
-//! A record that follows another shows that the other was durable; when nothing follows for a while, an empty record
-//! is written for that purpose, so that damage to the last record of a log at rest is told from one that was
-//! torn by a crash.
+//! With `always`, a record that follows another shows that the other was durable; when nothing follows for a while,
+//! an empty record is written for that purpose, so that damage to the last record of a log at rest is told from one
+//! that was torn by a crash.
 //!
 //! Trouble:
 //! - The disk is full: a batch is handed over only when its record has its space ([`space::room_for`]); if there is
@@ -116,7 +116,6 @@ struct Link {
     syncing: Option<Nanos>,
     /// What came of the last.
     synced_to: Option<Synced>,
-    synced: Nanos,
     /// When the last sync that ended well was begun.
     synced_from: Nanos,
     /// Until then nothing is written on this thread.
@@ -174,7 +173,6 @@ impl Journal {
                 sync_due: false,
                 syncing: None,
                 synced_to: None,
-                synced: 0,
                 synced_from: 0,
                 slow_until: 0,
                 unconfirmed: true,
@@ -226,10 +224,12 @@ impl Journal {
     /// Whether something waits to be written and there is no space for it.
     pub fn is_stuck(&self) -> bool {
         self.is_full()
-            && (self.link.as_ref()).is_some_and(|link| link.wal.is_some() && !link.queue.is_empty())
+            && (self.link.as_ref()).is_some_and(|link| {
+                link.wal.is_some() && link.queue.iter().any(|record| record.is_awaited)
+            })
     }
 
-    /// How long the last sync of a batch took, where batches wait for theirs.
+    /// How long the last job for the log took, where batches wait for their sync.
     pub fn sync_ns(&self) -> Option<Nanos> {
         let is_awaited = |link: &Link| link.sync == Sync::Always;
         (self.link.as_ref().is_some_and(is_awaited)).then_some(self.figures.last_ns)
@@ -290,13 +290,12 @@ struct Task {
 impl Task {
     /// Whether to do it is to copy a few bytes into a file that is there.
     fn is_a_copy(&self, wal: &Wal) -> bool {
-        let [record] = self.records.as_slices().0 else {
-            return false;
-        };
-        let bytes = record.payload.len();
+        let bytes = self.records.iter().map(|record| record.payload.len());
+        let bytes: usize = bytes.sum();
         !self.sync
             && self.key.is_none()
             && self.recycle_below == 0
+            && self.records.len() == 1
             && bytes <= HERE_BYTES_MAX
             && bytes as u64 <= wal.room_in_segment()
     }
@@ -326,8 +325,9 @@ fn write(mut wal: Wal, task: Task) -> Written {
             }
         }
     }
-    if task.recycle_below > 0 && error.is_none() {
-        error = wal.recycle(task.recycle_below).err();
+    // Also where there was no space: that makes some.
+    if task.recycle_below > 0 && error.as_ref().is_none_or(is_full) {
+        error = wal.recycle(task.recycle_below).err().or(error);
     }
     Written {
         wal,
@@ -379,13 +379,13 @@ fn write_waiting(cx: &mut Cx<'_, Node>) {
 
 /// Syncs what was written, while more is.
 fn sync_beside(cx: &mut Cx<'_, Node>) {
-    let began = cx.net.clock();
     let Some(link) = &mut cx.app.journal.link else {
         return;
     };
     let Some(wal) = (link.wal.as_ref()).filter(|_| link.sync_due && link.syncing.is_none()) else {
         return;
     };
+    let began = cx.net.clock();
     (link.sync_due, link.syncing) = (false, Some(began));
     let (plan, disk) = (wal.plan_sync(), link.files.disk.clone());
     cx.net.defer_to_disk(
@@ -395,13 +395,13 @@ fn sync_beside(cx: &mut Cx<'_, Node>) {
 }
 
 fn synced_beside(cx: &mut Cx<'_, Node>, synced: io::Result<Synced>, began: Nanos) {
-    let now = note_time(cx.app, cx.net.clock(), began);
+    note_time(cx.app, cx.net.clock(), began);
     let Some(link) = &mut cx.app.journal.link else {
         return;
     };
     match synced {
         Ok(synced) => {
-            (link.syncing, link.synced, link.synced_from) = (None, now, began);
+            (link.syncing, link.synced_from) = (None, began);
             link.synced_to = Some(synced);
             link.adopt();
             saving::feed(cx);
@@ -412,7 +412,7 @@ fn synced_beside(cx: &mut Cx<'_, Node>, synced: io::Result<Synced>, began: Nanos
 }
 
 /// Notes how long a job for the log took.
-fn note_time(node: &mut Node, now: Nanos, began: Nanos) -> Nanos {
+fn note_time(node: &mut Node, now: Nanos, began: Nanos) {
     let took = now.saturating_sub(began);
     if let Some(threshold) = node.options.latency_threshold_ms
         && took / 1_000_000 >= threshold
@@ -423,12 +423,11 @@ fn note_time(node: &mut Node, now: Nanos, began: Nanos) -> Nanos {
     let figures = &mut node.journal.figures;
     figures.last_ns = took;
     figures.max_ns = figures.max_ns.max(took);
-    now
 }
 
 /// The log is back from the disk thread.
 fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
-    let now = note_time(cx.app, cx.net.clock(), began);
+    note_time(cx.app, cx.net.clock(), began);
     let journal = &mut cx.app.journal;
     let Some(link) = &mut journal.link else {
         return;
@@ -437,7 +436,7 @@ fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
     link.wal = Some(written.wal);
     link.adopt();
     if written.synced {
-        (link.synced, link.synced_from) = (now, began);
+        link.synced_from = began;
     }
     let mut has_landed = false;
     for (segment, record) in written.done {
@@ -503,23 +502,24 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
     let Some(link) = &mut cx.app.journal.link else {
         return;
     };
-    let is_synced = link.wal.as_ref().is_none_or(Wal::is_synced);
+    let is_synced = link.wal.as_ref().is_some_and(Wal::is_synced);
     if link.sync == Sync::EverySecond
         && !is_synced
-        && now.saturating_sub(link.synced) >= SECOND_NANOS
+        && now.saturating_sub(link.synced_from) >= SECOND_NANOS
     {
         link.sync_due = true;
     }
     let is_idle = std::mem::replace(&mut link.idle, true);
+    if link.space.full.is_some_and(|retry_at| now < retry_at) {
+        return;
+    }
     let has_room = link.wal.as_ref().is_some_and(|wal| wal.room() > 0);
     let is_to_confirm = is_idle && link.unconfirmed && link.queue.is_empty() && has_room;
     if is_to_confirm && link.sync == Sync::Always {
         link.queue.push_back(Record::empty());
     }
-    if link.space.full.is_none_or(|retry_at| retry_at <= now) {
-        pump(cx);
-        space::prepare(cx, 0);
-    }
+    pump(cx);
+    space::prepare(cx, 0);
 }
 
 /// Seals what follows with this key. An empty record begins the new segment, so that the old ones can go.

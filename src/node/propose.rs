@@ -48,8 +48,11 @@ const _: () = assert!(
         && VALUE_BYTES_MAX + 2 * KEY_BYTES_MAX < CHANGES_BYTES_MAX
 );
 
-/// Why writes are refused while the disk is full.
-pub const NO_SPACE: &str =
+/// Why writes are refused for which there is no space, whatever they are.
+pub const NO_SPACE_LEFT: &str =
+    "NOSPACE there is no space on the disk for this write: nothing of it was done";
+/// Why writes that take space are refused while the disk is full.
+const NO_SPACE: &str =
     "NOSPACE the disk is full: writes are refused until there is space; reads and deletes go on";
 /// Why a write is refused that says too much at once.
 const TOO_MUCH: &str = "ERR the changes of one command or transaction take more than 640 MiB";
@@ -62,11 +65,10 @@ impl Node {
         if self.stopping != Stopping::No {
             return Some(STOPPING);
         }
-        let is_full = match takes_space {
-            true => self.journal.is_full(),
-            false => self.journal.takes_nothing(),
-        };
-        is_full.then_some(NO_SPACE)
+        match takes_space {
+            true => self.journal.is_full().then_some(NO_SPACE),
+            false => self.journal.takes_nothing().then_some(NO_SPACE_LEFT),
+        }
     }
 }
 

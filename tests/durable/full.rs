@@ -363,3 +363,26 @@ fn a_write_is_answered_although_the_log_cannot_be_tidied() {
     }
     assert!(survived > 30, "{survived} of 60");
 }
+
+#[test]
+fn deletes_do_not_wait_for_a_record_that_nobody_waits_for() {
+    let disks = Disks {
+        segment_bytes: 64 << 10,
+        ..Disks::plain()
+    };
+    let mut world = World::start(&disks);
+    let [client, saver] = [(); 2].map(|()| talker(&mut world));
+    world.ask(client, "SET before 1");
+    world.pass(Duration::from_secs(1));
+    disks.data.limit(0);
+    // That shows that the disk is full.
+    assert!(world.ask(saver, "SAVE").starts_with("-ERR"));
+    assert!(world.ask(client, "SET k v").starts_with(NO_SPACE));
+    for wait in 0..20 {
+        world.pass(Duration::from_millis(170 + 13 * wait));
+        let start = world.net.now();
+        world.ask(client, "DEL before");
+        let took = world.net.now() - start;
+        assert!(took < 50_000_000, "DEL took {took} ns");
+    }
+}

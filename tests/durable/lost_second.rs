@@ -106,3 +106,50 @@ fn a_stop_takes_nothing() {
         assert_eq!(kept, acknowledged.len(), "--sync {sync}");
     }
 }
+
+/// Records that are left to the disk thread, so that it has the log nearly always.
+#[test]
+fn a_busy_disk_is_synced_every_second_too() {
+    let disks = Disks {
+        segment_bytes: 16 << 20,
+        ..Disks::plain()
+    };
+    let mut world = World::with_on_slow_disk(&disks, &SYNC, Duration::from_millis(200));
+    let clients = [(); 2].map(|()| talker(&mut world));
+    world.pass(Duration::from_secs(3));
+    let value = "x".repeat(70_000);
+    let (mut written, mut waits) = (Vec::new(), [None; 2]);
+    let end = world.net.now() + 8_000_000_000;
+    let mut next = 1_000;
+    while world.net.now() < end {
+        for (client, wait) in clients.iter().zip(&mut waits) {
+            match *wait {
+                None => {
+                    let set = format!("*3\r\n$3\r\nSET\r\n$4\r\n{next}\r\n$70000\r\n{value}\r\n");
+                    world.send(*client, &set);
+                    *wait = Some(next);
+                    next += 1;
+                }
+                Some(number) if world.heard(*client) == "OK\n" => {
+                    written.push((world.net.now(), number));
+                    *wait = None;
+                }
+                Some(_) => {}
+            }
+        }
+        world.pass(Duration::from_millis(1));
+    }
+    let promised = world.net.now() - LOST_MAX.as_nanos() as u64 - 400_000_000;
+    let mut again = World::with(&disks.crashed(Crash::LoseAll), &SYNC, 1);
+    let client = talker(&mut again);
+    let mut count = 0;
+    for (_, number) in written.iter().filter(|(at, _)| *at < promised) {
+        assert_eq!(
+            again.ask(client, &format!("EXISTS {number}")),
+            "1",
+            "{number}"
+        );
+        count += 1;
+    }
+    assert!(count > 20, "{count} were to be kept");
+}

@@ -84,7 +84,7 @@ impl Spares {
 
     /// Whether a spare of the usual length is ready.
     pub(super) fn is_ready(&self) -> bool {
-        self.longest() >= self.bytes
+        self.ready.iter().any(|spare| spare.bytes == self.bytes)
     }
 
     /// Length of the longest spare that is ready; 0: there is none.
@@ -119,11 +119,14 @@ impl Spares {
         Ok(self.ready.swap_remove(at))
     }
 
-    /// What is to be done to have one more spare, of at least `needed` bytes.
+    /// What is to be done to have one more spare, of at least `needed` bytes. One that was to be long and is not long
+    /// enough is made anew.
     pub(super) fn plan(&mut self, needed: u64) -> SparePlan {
-        let name = match self.leftover.take() {
+        let is_short = |spare: &Spare| self.bytes < spare.bytes && spare.bytes < needed;
+        let short = self.ready.iter().position(is_short);
+        let name = match short.map(|at| self.ready.swap_remove(at).name) {
             Some(name) => name,
-            None => self.new_name(),
+            None => self.leftover.take().unwrap_or_else(|| self.new_name()),
         };
         SparePlan {
             name,

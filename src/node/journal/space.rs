@@ -37,6 +37,8 @@ pub(super) struct Space {
     /// A segment that was made ready while a job had the log.
     pub(super) spare: Option<Spare>,
     has_reserve: bool,
+    /// The reserve is being removed.
+    is_giving_up: bool,
 }
 
 /// Whether a record finds its space in the log.
@@ -97,9 +99,13 @@ pub fn run_out(cx: &mut Cx<'_, Node>, error: &io::Error) {
     }
     if std::mem::take(&mut link.space.has_reserve) {
         let disk = link.files.disk.clone();
+        link.space.is_giving_up = true;
         cx.net.defer_to_thread(
             move || disk.remove(RESERVE),
-            |_, removed| {
+            |cx, removed| {
+                if let Some(link) = &mut cx.app.journal.link {
+                    link.space.is_giving_up = false;
+                }
                 if let Err(error) = removed {
                     log::warn!("the reserve could not be given up: {error}");
                 }
@@ -136,11 +142,12 @@ struct Prepared {
     spare: Option<Spare>,
     /// A segment of more than the usual length was to be.
     is_long: bool,
-    outcome: io::Result<()>,
+    /// Whether the reserve is there.
+    outcome: io::Result<bool>,
 }
 
 /// Makes the next segment ready, with room for a record of so many bytes, if there is none, and the reserve, if it
-/// was given up. Not while the log is being written, which must find the space first.
+/// was given up. Not while the disk thread has the log, which must find the space first.
 pub(super) fn prepare(cx: &mut Cx<'_, Node>, bytes: u64) {
     let Some(link) = &mut cx.app.journal.link else {
         return;
@@ -149,8 +156,9 @@ pub(super) fn prepare(cx: &mut Cx<'_, Node>, bytes: u64) {
         return;
     };
     let is_wanted = wal.wants_spare() || wal.room() < bytes;
-    let plan = is_wanted.then(|| wal.plan_spare(bytes));
-    let wants_reserve = !link.space.has_reserve;
+    // The batch grows while it waits.
+    let plan = is_wanted.then(|| wal.plan_spare(bytes + bytes / 4));
+    let wants_reserve = !link.space.has_reserve && !link.space.is_giving_up;
     if plan.is_none() && !wants_reserve {
         return;
     }
@@ -162,8 +170,8 @@ pub(super) fn prepare(cx: &mut Cx<'_, Node>, bytes: u64) {
     let make = move || {
         let made = plan.map(|plan| plan.make(&*disk)).transpose();
         let outcome = match &made {
-            Ok(_) if wants_reserve => make_reserve(&*disk, reserve_bytes),
-            _ => Ok(()),
+            Ok(_) if wants_reserve => make_reserve(&*disk, reserve_bytes).map(|()| true),
+            _ => Ok(false),
         };
         match made {
             Ok(spare) => Prepared {
@@ -192,9 +200,11 @@ fn prepared(cx: &mut Cx<'_, Node>, made: Prepared) {
         link.adopt();
     }
     match made.outcome {
-        Ok(()) => {
-            link.space.has_reserve = true;
-            enough(cx);
+        Ok(has_reserve) => {
+            link.space.has_reserve |= has_reserve;
+            if link.space.has_reserve {
+                enough(cx);
+            }
             pump(cx);
         }
         // There is no space for an unusually long record; that there is none at all, others would notice.
