@@ -152,7 +152,8 @@ pub fn transaction(
         }
     }
     let before = turn.node.keyspace.proposed();
-    let mut overlay = with_overlay.then(Overlay::new);
+    let seed = turn.node.hash_seed;
+    let mut overlay = with_overlay.then(|| Overlay::new(seed));
     let mut works = Vec::with_capacity(parts.len());
     for (_, args, command) in parts {
         let work = match command {
@@ -506,6 +507,8 @@ impl<'k> Proposal<'k> {
 
 /// What the keys of a transaction will be after the commands so far.
 struct Overlay {
+    /// The node's: a client that knew it could choose keys that all belong in one small table.
+    seed: HashSeed,
     store: Store,
     /// Keys that have been copied into it, or were changed in it.
     known: BTreeSet<Box<[u8]>>,
@@ -514,10 +517,10 @@ struct Overlay {
 }
 
 impl Overlay {
-    fn new() -> Overlay {
+    fn new(seed: HashSeed) -> Overlay {
         Overlay {
-            // It lives for one command and holds a handful of keys: no secret is needed.
-            store: Store::new(HashSeed(0, 0)),
+            seed,
+            store: Store::new(seed),
             known: BTreeSet::new(),
             flushed: false,
         }
@@ -530,7 +533,7 @@ impl Overlay {
     fn flush(&mut self) {
         *self = Overlay {
             flushed: true,
-            ..Overlay::new()
+            ..Overlay::new(self.seed)
         };
     }
 

@@ -3,18 +3,16 @@
 //! ```text
 //! hash (64 bits): dddd.................................   top `bits` bits -> directory
 //! directory: [0][0][1][2][3][3][3][3]    a table of depth d owns 2^(bits-d) neighbouring cells
-//! groups:    [table 0 .. table 255] [table 256 ..         never moved, so that growth copies nothing
+//! groups:    [table 0 .. table 15] [table 16 ..           never moved, so that growth copies nothing
 //! heap:      the entries of all tables
 //! ```
 //!
 //! A table that is full splits in two by the next bit of the hash; when it has as many bits as the
 //! directory, the directory doubles first. So the longest pause of growth is one table of a few hundred
-//! addresses (microseconds) and, once per doubling of everything, a copy of four bytes for each table.
-//! Tables are never merged: an emptied one gives back its index and keeps about fifty bytes.
+//! addresses (microseconds) and, once per doubling of everything, a copy of six bytes for each table.
+//! Tables are never merged, and an emptied one keeps its 1344 bytes for when there are as many keys again.
 //!
 //! Invariants: the cells of a table are one aligned run; `totals` is the sum of all tallies.
-
-use prefetch_index::prefetch_index;
 
 use super::entry::Head;
 use super::heap::Heap;
@@ -22,9 +20,9 @@ use super::image::{Image, Slice};
 use super::table::{ENTRIES_MAX, Item, Table, Tally, hash_of};
 use super::{Entry, HashSeed, Step};
 
-/// A directory has at most 2^24 cells (64 MiB), for 3.7 thousand million keys; beyond, tables grow.
+/// A directory has at most 2^24 cells (64 MiB), for 3.7 thousand million keys: a heap has no room for so many.
 const BITS_MAX: u8 = 24;
-const GROUP_TABLES: usize = 256;
+const GROUP_TABLES: usize = 16;
 /// Keys a table when room is made beforehand: few tables get so many more that they split.
 const RESERVED_PER_TABLE: usize = ENTRIES_MAX - 24;
 
@@ -67,7 +65,7 @@ impl Dict {
         dict
     }
 
-    /// An empty dictionary with as many tables as `keys` keys will need, each as large as it becomes.
+    /// An empty dictionary with as many tables as `keys` keys will need.
     pub(super) fn with_room(seed: HashSeed, keys: usize) -> Dict {
         let tables = keys.div_ceil(RESERVED_PER_TABLE).max(1);
         let bits = (tables.next_power_of_two().ilog2() as u8).min(BITS_MAX);
@@ -79,9 +77,7 @@ impl Dict {
             ..Dict::new(seed)
         };
         for _ in 0..1u32 << bits {
-            let table = Table::with_room(bits);
-            dict.totals.move_by(Tally::default(), table.tally());
-            dict.add_table(table);
+            dict.add_table(Table::new(bits, 0));
         }
         dict
     }
@@ -108,7 +104,7 @@ impl Dict {
         let tables = self.groups.len() * GROUP_TABLES * size_of::<Table>();
         let directory = self.directory.capacity() * size_of::<u32>();
         let image = self.image.as_ref().map_or(0, |image| image.capacity());
-        self.totals.index_bytes + self.heap.bytes() + tables + directory + image
+        self.heap.bytes() + tables + directory + image
     }
 
     pub(super) fn heap(&self) -> &Heap {
@@ -158,15 +154,11 @@ impl Dict {
     /// See [`Store::prefetch`](super::Store::prefetch).
     #[inline]
     pub(super) fn prefetch(&self, hash: u64, step: Step) {
-        let number = self.place_of_hash(hash).table;
+        let index = self.table_of(hash).index();
         match step {
-            Step::Table => {
-                let group = &self.groups[number as usize / GROUP_TABLES];
-                prefetch_index(group, number as usize % GROUP_TABLES);
-            }
-            Step::Index => self.table(number).index().prefetch(hash),
+            Step::Index => index.prefetch(hash),
             Step::Entry => {
-                if let Some(at) = self.table(number).index().guess(hash) {
+                if let Some(at) = index.guess(hash) {
                     self.heap.prefetch(at);
                 }
             }
@@ -226,10 +218,7 @@ impl Dict {
     pub(super) fn insert(&mut self, place: Place, item: &Item<'_>) -> Place {
         let place = self.make_room(place);
         self.preserve(place.table, None);
-        let seed = self.seed;
-        self.change(place, |table, heap| {
-            table.insert(place.hash, item, heap, seed);
-        });
+        self.change(place, |table, heap| table.insert(place.hash, item, heap));
         place
     }
 
@@ -306,20 +295,17 @@ impl Dict {
         }
     }
 
-    /// Where to insert a key that is not there: splits its table when that is full.
+    /// Where to insert a key that is not there: splits its table while that is full.
     fn make_room(&mut self, mut place: Place) -> Place {
-        while self.table(place.table).len() >= ENTRIES_MAX && self.split(place) {
+        while self.table(place.table).len() == ENTRIES_MAX {
+            self.split(place);
             place.table = self.directory[self.cell(place.hash)];
         }
         place
     }
 
-    /// Splits the table at `place`; false when the directory is as deep as it may become.
-    fn split(&mut self, place: Place) -> bool {
+    fn split(&mut self, place: Place) {
         let depth = self.table(place.table).depth();
-        if depth == BITS_MAX {
-            return false;
-        }
         if depth == self.bits {
             self.double();
         }
@@ -338,11 +324,10 @@ impl Dict {
             "a table owns one aligned run"
         );
         cells[run / 2..].fill(number);
-        true
     }
 
     fn double(&mut self) {
-        assert!(self.bits < BITS_MAX);
+        assert!(self.bits < BITS_MAX, "the heap is full before");
         let mut doubled = Vec::with_capacity(self.directory.len() * 2);
         doubled.extend(self.directory.iter().flat_map(|&table| [table, table]));
         self.directory = doubled;
@@ -369,6 +354,5 @@ impl Tally {
     fn move_by(&mut self, before: Tally, after: Tally) {
         self.keys = self.keys + after.keys - before.keys;
         self.expiring = self.expiring + after.expiring - before.expiring;
-        self.index_bytes = self.index_bytes + after.index_bytes - before.index_bytes;
     }
 }

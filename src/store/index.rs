@@ -4,7 +4,7 @@
 //! line, as long as a line of the cache:  [tags: 12 x u8][passed: u32][addresses: 12 x u32]
 //!
 //! hash: ......................... hhhhhhhh hhhhhhhh hhhhhhhh hhhhhhhh tttttttt
-//!       the directory's bits      home line = h * lines / 2^32        tag; 0 counts as 1
+//!       the directory's bits      home line = h * 20 / 2^32        tag; 0 counts as 1
 //! ```
 //!
 //! An address lies in the home line of its key or, if that was full when it came, in the first line behind it
@@ -14,22 +14,26 @@
 //! `passed` counts the addresses that went past a line. A search that comes to a line which nobody passed is over.
 //! Whoever removes an address takes back what it counted on its way: nothing is left behind where it was.
 //!
-//! Any number of lines will do, not only powers of two: an index is as large as it must be.
+//! It is an array and a part of its table: the way from the directory to a line is arithmetic, not memory.
 //!
-//! Invariants: `len` counts the slots that are not free; a line was full when somebody passed it, and `passed` is
-//! the number of addresses whose way from their home line leads past it.
+//! Invariants: a line was full when somebody passed it, and `passed` is the number of addresses whose way from
+//! their home line leads past it.
 //!
-//! Sources: the overflow counters are those of F14 (Bronson & Shi, "Open-sourcing F14 for faster, more
+//! Source: the overflow counters are those of F14 (Bronson & Shi, "Open-sourcing F14 for faster, more
 //! memory-efficient hash tables", 2019).
 //!
-//! Not here: keys. Who searches is asked whether an address is that of the key, and hashes again what is moved.
+//! Not here: keys. Who searches is asked whether an address is that of the key. Nor how many there are: the table
+//! counts.
 
 use prefetch_index::prefetch_index;
 
+/// Lines of an index.
+const LINES: usize = 20;
 /// Addresses in a line.
 const SLOTS: usize = 12;
-/// Of so many slots one stays free, so that few keys leave their home line and each search comes to an end soon.
-const SLOTS_PER_SPARE: usize = 16;
+/// An index should not hold more: of 16 slots one stays free, so that few keys are outside of their home line and
+/// each search comes to an end soon.
+pub(super) const ADDRESSES_MAX: usize = LINES * SLOTS / 16 * 15;
 /// The tag of a free slot.
 const FREE: u8 = 0;
 /// The lowest bit of each tag of a line, the highest one, and all below that.
@@ -52,57 +56,18 @@ const _: () = assert!(size_of::<Line>() == 64);
 struct Slots(u128);
 
 /// See the module.
-pub(super) struct Index {
-    lines: Box<[Line]>,
-    len: u32,
-}
+pub(super) struct Index([Line; LINES]);
 
 impl Index {
-    /// An empty index, which takes no memory.
-    pub(super) fn new() -> Index {
-        Index {
-            lines: Box::default(),
-            len: 0,
-        }
-    }
-
-    /// An empty index in which `keys` keys have room.
-    pub(super) fn with_room(keys: usize) -> Index {
-        let mut lines = keys.div_ceil(SLOTS);
-        while capacity(lines) < keys {
-            lines += 1;
-        }
-        Index {
-            lines: vec![Line::EMPTY; lines].into(),
-            len: 0,
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.len as usize
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Whether no more can be inserted.
-    pub(super) fn is_full(&self) -> bool {
-        self.len() == capacity(self.lines.len())
-    }
-
-    /// Memory that is allocated.
-    #[inline]
-    pub(super) fn bytes(&self) -> usize {
-        size_of_val(&*self.lines)
-    }
+    /// An index without addresses.
+    pub(super) const EMPTY: Index = Index([const { Line::EMPTY }; LINES]);
 
     /// The address under `hash` of which `is_it` says that it is the one.
     #[inline]
     pub(super) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Option<u32> {
-        let (tag, mut number) = (tag_of(hash), self.home(hash));
-        for _ in 0..self.lines.len() {
-            let line = &self.lines[number];
+        let (tag, mut number) = (tag_of(hash), home(hash));
+        for _ in 0..LINES {
+            let line = &self.0[number];
             let mut addresses = line.slots(tag).map(|slot| line.addresses[slot]);
             if let Some(at) = addresses.find(|&at| is_it(at)) {
                 return Some(at);
@@ -110,7 +75,7 @@ impl Index {
             if line.passed == 0 {
                 return None;
             }
-            number = self.behind(number);
+            number = behind(number);
         }
         None
     }
@@ -118,88 +83,69 @@ impl Index {
     /// Has the line fetched into the cache with which a search for `hash` begins.
     #[inline]
     pub(super) fn prefetch(&self, hash: u64) {
-        prefetch_index(&self.lines, self.home(hash));
+        prefetch_index(&self.0, home(hash));
     }
 
     /// The address that a search for `hash` most likely finds, by the first line and the tag alone.
     #[inline]
     pub(super) fn guess(&self, hash: u64) -> Option<u32> {
-        let line = self.lines.get(self.home(hash))?;
+        let line = &self.0[home(hash)];
         let slot = line.slots(tag_of(hash)).next()?;
         Some(line.addresses[slot])
     }
 
-    /// Adds an address that is not there; the index is not full.
+    /// Adds an address that is not there; a slot is free.
     pub(super) fn insert(&mut self, hash: u64, at: u32) {
-        assert!(!self.is_full(), "there is room");
-        let mut number = self.home(hash);
+        let mut number = home(hash);
         loop {
-            let line = &mut self.lines[number];
+            let line = &mut self.0[number];
             if let Some(slot) = line.slots(FREE).next() {
                 line.tags[slot] = tag_of(hash);
                 line.addresses[slot] = at;
                 break;
             }
             line.passed += 1;
-            number = self.behind(number);
+            number = behind(number);
         }
-        self.len += 1;
     }
 
     /// Puts `new_at` in the place of `at`, which is there under `hash`.
     pub(super) fn repoint(&mut self, hash: u64, at: u32, new_at: u32) {
         let (number, slot) = self.locate(hash, at);
-        self.lines[number].addresses[slot] = new_at;
+        self.0[number].addresses[slot] = new_at;
     }
 
     /// Removes `at`, which is there under `hash`.
     pub(super) fn remove(&mut self, hash: u64, at: u32) {
         let (number, slot) = self.locate(hash, at);
-        self.lines[number].tags[slot] = FREE;
-        self.len -= 1;
-        let mut passed = self.home(hash);
+        self.0[number].tags[slot] = FREE;
+        let mut passed = home(hash);
         while passed != number {
-            self.lines[passed].passed -= 1;
-            passed = self.behind(passed);
+            self.0[passed].passed -= 1;
+            passed = behind(passed);
         }
     }
 
     /// The line and the slot in which `at` is.
     fn locate(&self, hash: u64, at: u32) -> (usize, usize) {
-        let mut number = self.home(hash);
-        for _ in 0..self.lines.len() {
-            let line = &self.lines[number];
+        let mut number = home(hash);
+        for _ in 0..LINES {
+            let line = &self.0[number];
             let mut slots = line.slots(tag_of(hash));
             if let Some(slot) = slots.find(|&slot| line.addresses[slot] == at) {
                 return (number, slot);
             }
-            number = self.behind(number);
+            number = behind(number);
         }
         unreachable!("an entry's address is in the index")
     }
 
     /// All addresses, in no order that means anything.
     pub(super) fn addresses(&self) -> impl Iterator<Item = u32> + '_ {
-        self.lines.iter().flat_map(|line| {
+        self.0.iter().flat_map(|line| {
             let slots = line.tags.iter().zip(&line.addresses);
             slots.filter(|&(&tag, _)| tag != FREE).map(|(_, &at)| at)
         })
-    }
-
-    /// The line in which a key belongs; 0 when there is none.
-    #[inline]
-    fn home(&self, hash: u64) -> usize {
-        let bits = u64::from((hash >> u8::BITS) as u32);
-        ((bits * self.lines.len() as u64) >> u32::BITS) as usize
-    }
-
-    #[inline]
-    fn behind(&self, number: usize) -> usize {
-        if number + 1 == self.lines.len() {
-            0
-        } else {
-            number + 1
-        }
     }
 }
 
@@ -236,11 +182,16 @@ impl Iterator for Slots {
     }
 }
 
-/// How many addresses so many lines may hold.
+/// The line in which a key belongs.
 #[inline]
-pub(super) const fn capacity(lines: usize) -> usize {
-    let slots = lines * SLOTS;
-    slots - slots / SLOTS_PER_SPARE
+fn home(hash: u64) -> usize {
+    let bits = u64::from((hash >> u8::BITS) as u32);
+    ((bits * LINES as u64) >> u32::BITS) as usize
+}
+
+#[inline]
+fn behind(number: usize) -> usize {
+    if number + 1 == LINES { 0 } else { number + 1 }
 }
 
 #[inline]
@@ -271,7 +222,7 @@ mod tests {
     impl Model {
         fn new(seed: u64) -> Model {
             Model {
-                index: Index::new(),
+                index: Index::EMPTY,
                 held: Vec::new(),
                 random: fastrand::Rng::with_seed(seed),
                 next: 0,
@@ -284,16 +235,6 @@ mod tests {
         }
 
         fn insert(&mut self, hash: u64) {
-            if self.index.is_full() {
-                let room = self.index.len() + self.random.usize(1..40);
-                let mut index = Index::with_room(room);
-                let addresses: Vec<u32> = self.index.addresses().collect();
-                for at in addresses {
-                    let held = self.held.iter().find(|&&(_, held)| held == at);
-                    index.insert(held.expect("it was inserted").0, at);
-                }
-                self.index = index;
-            }
             let at = self.address();
             self.index.insert(hash, at);
             self.held.push((hash, at));
@@ -314,13 +255,13 @@ mod tests {
         }
 
         /// Lines that an address went past on the way from its home line to where it is.
-        fn passed(&self) -> Vec<u32> {
-            let mut passed = vec![0; self.index.lines.len()];
+        fn passed(&self) -> [u32; LINES] {
+            let mut passed = [0; LINES];
             for &(hash, at) in &self.held {
-                let mut number = self.index.home(hash);
+                let mut number = home(hash);
                 while number != self.index.locate(hash, at).0 {
                     passed[number] += 1;
-                    number = self.index.behind(number);
+                    number = behind(number);
                 }
             }
             passed
@@ -338,8 +279,7 @@ mod tests {
             held.sort_unstable();
             told.sort_unstable();
             assert_eq!(told, held);
-            assert_eq!(self.index.len(), held.len());
-            let passed: Vec<u32> = self.index.lines.iter().map(|line| line.passed).collect();
+            let passed = self.index.0.each_ref().map(|line| line.passed);
             assert_eq!(passed, self.passed());
         }
     }
@@ -355,11 +295,12 @@ mod tests {
         let hashes: [fn(&mut fastrand::Rng) -> u64; 5] = [spread, one_home, one_tag, few, equal];
         for hash in hashes {
             let mut model = Model::new(seed);
-            for round in 0..1200 {
+            for round in 0..2400 {
                 // It fills, is used, empties, and fills again.
-                let inserts = [9, 5, 2][round / 200 % 3];
+                let inserts = [10, 5, 1][round / 400 % 3];
+                let has_room = model.held.len() < LINES * SLOTS;
                 match model.random.usize(..11) {
-                    dice if dice < inserts || model.held.is_empty() => {
+                    dice if has_room && dice < inserts || model.held.is_empty() => {
                         let hash = hash(&mut model.random);
                         model.insert(hash);
                     }
@@ -374,43 +315,22 @@ mod tests {
                 model.remove();
             }
             model.check();
-            assert!(
-                model
-                    .index
-                    .lines
-                    .iter()
-                    .all(|line| line.tags == [FREE; SLOTS])
-            );
-        }
-    }
-
-    #[test]
-    fn there_is_room_for_as_many_as_asked_and_not_for_a_line_more() {
-        let mut random = fastrand::Rng::with_seed(5);
-        for keys in 0..700 {
-            let mut index = Index::with_room(keys);
-            let lines = index.lines.len();
-            assert!(lines == 0 || capacity(lines - 1) < keys);
-            while !index.is_full() {
-                index.insert(random.u64(..), 0);
-            }
-            assert!(index.len() >= keys);
+            assert!(model.index.0.iter().all(|line| line.tags == [FREE; SLOTS]));
         }
     }
 
     #[test]
     fn few_addresses_lie_outside_of_their_home_line() {
         let mut random = fastrand::Rng::with_seed(7);
-        let (mut outside, mut all) = (0, 0);
-        for _ in 0..100 {
-            let mut index = Index::with_room(capacity(20));
-            while !index.is_full() {
+        let (rounds, mut outside) = (100, 0);
+        for _ in 0..rounds {
+            let mut index = Index::EMPTY;
+            for at in 0..ADDRESSES_MAX as u32 {
                 let hash = random.u64(..);
-                index.insert(hash, index.len);
-                outside += u32::from(index.locate(hash, index.len - 1).0 != index.home(hash));
+                index.insert(hash, at);
+                outside += usize::from(index.locate(hash, at).0 != home(hash));
             }
-            all += index.len;
         }
-        assert!(outside * 8 < all);
+        assert!(outside * 8 < rounds * ADDRESSES_MAX, "{outside}");
     }
 }

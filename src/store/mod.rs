@@ -65,9 +65,7 @@ pub struct KeyHash(u64);
 /// What lies on the way to a key: see [`Store::prefetch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The small table.
-    Table,
-    /// The line of its index with which the search begins.
+    /// The line of an index with which the search begins.
     Index,
     /// The entry that is most likely the key's.
     Entry,
@@ -75,7 +73,7 @@ pub enum Step {
 
 impl Step {
     /// In the order in which they must be taken.
-    pub const ALL: [Step; 3] = [Step::Table, Step::Index, Step::Entry];
+    pub const ALL: [Step; 2] = [Step::Index, Step::Entry];
 }
 
 /// The dictionary of one shard.
@@ -163,8 +161,8 @@ impl Store {
         KeyHash(self.dict.seed().hash(key))
     }
 
-    /// Has memory fetched into the cache that an operation on the key with this hash will need. Where a step fetches
-    /// from, what the step before has fetched must tell: take each for several keys before the next.
+    /// Has memory fetched into the cache that an operation on the key with this hash will need. Where the entry is,
+    /// the index must tell: take a step for several keys, so that they wait together, before the next one.
     #[inline]
     pub fn prefetch(&self, hash: KeyHash, step: Step) {
         self.dict.prefetch(hash.0, step);

@@ -1,14 +1,17 @@
 //! A small table: at most a few hundred keys, so that anything that walks it takes microseconds.
 //!
 //! ```text
-//! index: [line]  --address-->  heap: [entry]
+//! index: 20 lines  --address-->  heap: [entry]
 //! ```
 //!
 //! The index holds nothing but addresses: 64 bytes for twelve, tags included. The entries lie in the heap
 //! of the dictionary, which every method that needs them is given.
 //!
-//! Invariants: every address in the index is that of an entry; no expiry of this table is before
-//! `earliest_ms`; `expiring` counts the entries with an expiry. What `imaged` says is told in
+//! The index is an array in the table, from the beginning as large as it becomes: what was full once will be
+//! full again, and an index that never grows leaves no hole behind.
+//!
+//! Invariants: every address in the index is that of an entry; `keys` counts them; no expiry of this table
+//! is before `earliest_ms`; `expiring` counts the entries with an expiry. What `imaged` says is told in
 //! [`image`](super::image).
 
 use super::HashSeed;
@@ -17,15 +20,16 @@ use super::heap::Heap;
 use super::index::{self, Index};
 use crate::command::op::Encoding;
 
-/// A table splits before it holds more: what twenty lines of an index may hold.
-pub(super) const ENTRIES_MAX: usize = index::capacity(20);
+/// A table splits before it holds more.
+pub(super) const ENTRIES_MAX: usize = index::ADDRESSES_MAX;
+/// What a key takes in a table that is three quarters full.
+pub(super) const INDEX_BYTES_PER_KEY: usize = size_of::<Table>() * 4 / (ENTRIES_MAX * 3);
 
 /// What a table counts, for the sums that the dictionary keeps.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Tally {
     pub(super) keys: usize,
     pub(super) expiring: usize,
-    pub(super) index_bytes: usize,
 }
 
 /// A value to store under a key.
@@ -42,6 +46,7 @@ pub(super) struct Item<'a> {
 pub(super) struct Table {
     index: Index,
     earliest_ms: u64,
+    keys: u32,
     expiring: u32,
     imaged: u32,
     depth: u8,
@@ -51,19 +56,12 @@ impl Table {
     /// An empty table, of which image number `imaged` holds everything.
     pub(super) fn new(depth: u8, imaged: u32) -> Table {
         Table {
-            index: Index::new(),
+            index: Index::EMPTY,
             earliest_ms: u64::MAX,
+            keys: 0,
             expiring: 0,
             imaged,
             depth,
-        }
-    }
-
-    /// An empty table that never grows.
-    pub(super) fn with_room(depth: u8) -> Table {
-        Table {
-            index: Index::with_room(ENTRIES_MAX),
-            ..Table::new(depth, 0)
         }
     }
 
@@ -83,7 +81,7 @@ impl Table {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.index.len()
+        self.keys as usize
     }
 
     /// No entry expires before this time.
@@ -94,9 +92,8 @@ impl Table {
     #[inline]
     pub(super) fn tally(&self) -> Tally {
         Tally {
-            keys: self.index.len(),
+            keys: self.len(),
             expiring: self.expiring as usize,
-            index_bytes: self.index.bytes(),
         }
     }
 
@@ -115,19 +112,12 @@ impl Table {
 
     /// Addresses of all entries, in no order that means anything.
     pub(super) fn addresses(&self) -> impl Iterator<Item = u32> + '_ {
-        self.index.addresses()
+        self.index.addresses().take(self.len())
     }
 
-    /// This table's share of what one key costs.
-    pub(super) fn index_bytes_per_key(&self) -> usize {
-        self.index.bytes() / self.index.len().max(1)
-    }
-
-    /// Adds a key that is not there.
-    pub(super) fn insert(&mut self, hash: u64, item: &Item<'_>, heap: &mut Heap, seed: HashSeed) {
-        if self.index.is_full() {
-            self.grow(heap, seed);
-        }
+    /// Adds a key that is not there; the table is not full.
+    pub(super) fn insert(&mut self, hash: u64, item: &Item<'_>, heap: &mut Heap) {
+        assert!(self.len() < ENTRIES_MAX, "there is room");
         let label = Label {
             encoding: item.encoding,
             expiry: item.expire_at_ms,
@@ -140,27 +130,11 @@ impl Table {
         let at = heap.add(label, item.key, body);
         self.note_expiry(None, item.expire_at_ms);
         self.index.insert(hash, at);
+        self.keys += 1;
     }
 
-    /// Replaces the entry at `at`, in place when it fits.
-    #[inline]
+    /// Replaces the entry at `at`.
     pub(super) fn replace(&mut self, hash: u64, at: u32, item: &Item<'_>, heap: &mut Heap) {
-        let bytes = heap.get_mut(at);
-        let head = Head::read(bytes);
-        let is_inline = head.outside().is_none() && item.value.len() <= INLINE_BYTES_MAX;
-        if is_inline && !head.has_expiry_field() && item.expire_at_ms.is_none() {
-            let value = head.inline_mut(bytes);
-            if value.len() == item.value.len() {
-                value.copy_from_slice(item.value);
-                head.write_encoding(bytes, item.encoding);
-                entry::write_access(bytes, item.access);
-                return;
-            }
-        }
-        self.replace_any(hash, at, item, heap);
-    }
-
-    fn replace_any(&mut self, hash: u64, at: u32, item: &Item<'_>, heap: &mut Heap) {
         let bytes = heap.get(at);
         let head = Head::read(bytes);
         self.note_expiry(head.expiry(bytes), item.expire_at_ms);
@@ -210,11 +184,7 @@ impl Table {
     /// Removes the entry at `at`.
     pub(super) fn remove(&mut self, hash: u64, at: u32, heap: &mut Heap) {
         self.index.remove(hash, at);
-        self.bury(at, heap);
-    }
-
-    /// Gives up an entry that is no longer in the index.
-    fn bury(&mut self, at: u32, heap: &mut Heap) {
+        self.keys -= 1;
         let bytes = heap.get(at);
         let head = Head::read(bytes);
         self.note_expiry(head.expiry(bytes), None);
@@ -222,9 +192,6 @@ impl Table {
             heap.remove_outside(place);
         }
         heap.free(at);
-        if self.index.is_empty() {
-            self.index = Index::new();
-        }
     }
 
     fn note_expiry(&mut self, old: Option<u64>, new: Option<u64>) {
@@ -322,28 +289,10 @@ impl Table {
         gone.len()
     }
 
-    /// Gives the index half as much room again; as a rule up to what a table holds before it splits.
-    fn grow(&mut self, heap: &Heap, seed: HashSeed) {
-        let len = self.index.len();
-        let room = len + len / 2 + 1;
-        let mut index = Index::with_room(match len < ENTRIES_MAX {
-            true => room.min(ENTRIES_MAX),
-            false => room,
-        });
-        for at in self.index.addresses() {
-            index.insert(hash_of(at, heap, seed), at);
-        }
-        self.index = index;
-    }
-
     /// Moves the entries whose next hash bit is set to a new table, and deepens both by that bit.
     pub(super) fn split(&mut self, heap: &Heap, seed: HashSeed) -> Table {
         let bit = 1u64 << (63 - self.depth);
         let mut halves = [0; 2].map(|_| Table::new(self.depth + 1, self.imaged));
-        // What was full once will be full again: an index that never grows leaves no hole behind.
-        for half in &mut halves {
-            half.index = Index::with_room(self.index.len());
-        }
         for at in self.index.addresses() {
             let bytes = heap.get(at);
             let head = Head::read(bytes);
@@ -351,12 +300,32 @@ impl Table {
             let half = &mut halves[usize::from(hash & bit != 0)];
             half.note_expiry(None, head.expiry(bytes));
             half.index.insert(hash, at);
+            half.keys += 1;
         }
         let [lower, upper] = halves;
         assert_eq!(lower.len() + upper.len(), self.len());
         *self = lower;
         upper
     }
+}
+
+/// Replaces the entry with which `bytes` begin, if only its value changes and has as many bytes as before; whether it
+/// did. No table need know.
+#[inline]
+pub(super) fn replace_in_place(bytes: &mut [u8], item: &Item<'_>) -> bool {
+    let head = Head::read(bytes);
+    let is_inline = head.outside().is_none() && item.value.len() <= INLINE_BYTES_MAX;
+    if !is_inline || head.has_expiry_field() || item.expire_at_ms.is_some() {
+        return false;
+    }
+    let value = head.inline_mut(bytes);
+    if value.len() != item.value.len() {
+        return false;
+    }
+    value.copy_from_slice(item.value);
+    head.write_encoding(bytes, item.encoding);
+    entry::write_access(bytes, item.access);
+    true
 }
 
 pub(super) fn hash_of(at: u32, heap: &Heap, seed: HashSeed) -> u64 {

@@ -11,7 +11,7 @@ use super::Entry;
 use super::dict::{Dict, Place};
 use super::entry::{self, Head};
 use super::scan::is_expired;
-use super::table::Item;
+use super::table::{self, INDEX_BYTES_PER_KEY, Item};
 use crate::command::op::{Effect, Encoding, Event};
 
 /// See the module.
@@ -100,8 +100,7 @@ impl<'d, 'k> Visit<'d, 'k> {
             None => 0,
             Some(place) => self.dict.heap().outside(place).capacity() + size_of::<Vec<u8>>(),
         };
-        let table = self.dict.table(self.place.table);
-        Some(self.dict.heap().slot_bytes(at) + outside + table.index_bytes_per_key())
+        Some(self.dict.heap().slot_bytes(at) + outside + INDEX_BYTES_PER_KEY)
     }
 
     /// Stores a value, adding the key when it is not there.
@@ -129,6 +128,9 @@ impl<'d, 'k> Visit<'d, 'k> {
         match self.at {
             Some(at) => {
                 self.dict.preserve(self.place.table, Some(at));
+                if table::replace_in_place(self.dict.bytes_mut(at), item) {
+                    return;
+                }
                 let hash = self.place.hash;
                 self.dict.change(self.place, |table, heap| {
                     table.replace(hash, at, item, heap);
