@@ -373,3 +373,48 @@ fn a_transaction_that_copies_too_much_changes_nothing() {
     );
     assert_eq!(world.ask(&mut client, "SET a 4\r\n"), "+OK\r\n");
 }
+
+/// What is looked ahead at in a pipeline of reads changes no answer, whatever comes behind a read.
+#[test]
+fn a_pipeline_is_answered_as_one_request_after_the_other() {
+    let seed = std::env::var("MARLINE_SEED").map_or(1, |seed| seed.parse().unwrap());
+    println!("MARLINE_SEED={seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut world = World::new();
+    let mut loader = world.client();
+    // More keys than lie in a cache.
+    for first in (0..20_000).step_by(500) {
+        let pairs: String = (first..first + 500)
+            .map(|key| format!(" k{key} {key}"))
+            .collect();
+        assert_eq!(
+            world.ask(&mut loader, &format!("MSET{pairs}\r\n")),
+            "+OK\r\n"
+        );
+    }
+    let long = "x".repeat(70_000);
+    for _ in 0..200 {
+        let requests: Vec<String> = (0..rng.usize(2..40))
+            .map(|_| {
+                let key = format!("k{}", rng.u32(..25_000));
+                match rng.u8(..16) {
+                    0 => format!("MGET {key} k1 nothing {key}\r\n"),
+                    1 => format!("SET written-{key} new\r\n"),
+                    2 => format!("GETRANGE {key} 0 1\r\n"),
+                    3 => "GET\r\n".to_owned(),
+                    4 => "\r\n".to_owned(),
+                    5 => format!("*2\r\n$3\r\nGET\r\n${}\r\n{long}\r\n", long.len()),
+                    6 => "LCS k1 k2 LEN\r\n".to_owned(),
+                    7 => "NOSUCH a b c\r\n".to_owned(),
+                    _ => format!("*2\r\n$3\r\nGET\r\n${}\r\n{key}\r\n", key.len()),
+                }
+            })
+            .collect();
+        let [mut apart, mut together] = [(); 2].map(|()| world.client());
+        let one_by_one: String = (requests.iter())
+            .map(|request| world.ask(&mut apart, request))
+            .collect();
+        // Writes say the same the second time, and nobody reads them.
+        assert_eq!(world.ask(&mut together, &requests.concat()), one_by_one);
+    }
+}

@@ -15,6 +15,8 @@ use crate::wire::request::{Limits, Parser, Progress};
 
 use super::turn::Turn;
 
+/// So many keys with their entries lie in a processor's cache anyway: to parse twice would only take time.
+const KEYS_IN_CACHE: usize = 10_000;
 /// Keys that are fetched together.
 const KEYS_MAX: usize = 16;
 
@@ -26,6 +28,9 @@ pub fn look_ahead(turn: &mut Turn<'_, '_, '_>, input: &[u8]) -> usize {
     let Some(row) = last.filter(is_read) else {
         return input.len();
     };
+    if turn.node.keyspace.len() < KEYS_IN_CACHE {
+        return input.len();
+    }
     let limits = Limits::trusted(turn.node.options.argument_bytes_max);
     let lenient = matches!(turn.reply.dialect(), Dialect::Line | Dialect::Json);
     let keyspace = &turn.node.keyspace;
