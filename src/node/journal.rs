@@ -346,7 +346,6 @@ fn pump(cx: &mut Cx<'_, Node>) {
 
 /// Writes what waits: here, if that is no more than to copy it, or on the disk thread, unless that has the log.
 fn write_waiting(cx: &mut Cx<'_, Node>) {
-    let began = cx.net.clock();
     let Some(link) = &mut cx.app.journal.link else {
         return;
     };
@@ -354,6 +353,7 @@ fn write_waiting(cx: &mut Cx<'_, Node>) {
         return;
     }
     let Some(wal) = link.wal.take() else { return };
+    let began = cx.net.clock();
     let task = Task {
         records: std::mem::take(&mut link.queue),
         sync: link.sync == Sync::Always,
