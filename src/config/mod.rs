@@ -26,6 +26,11 @@ pub const CHANNEL_BYTES_MAX: usize = 65_536;
 /// Longest value that a command may build, and the default of `proto-max-bulk-len`.
 pub const VALUE_BYTES_MAX: usize = 512 << 20;
 
+/// Most nodes of a cluster.
+pub const NODES_MAX: usize = 1_000;
+/// Most nodes that hold one shard.
+pub const REPLICAS_MAX: u8 = 7;
+
 /// When a write is on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sync {
@@ -56,6 +61,12 @@ pub struct Options {
     pub snapshot_log_bytes: u64,
     /// Number of shards.
     pub shards: u16,
+    /// Addresses of all nodes that found a cluster together; none: no cluster is founded.
+    pub cluster: Vec<SocketAddr>,
+    /// A node of the cluster to join; `None`: none is joined.
+    pub join: Option<SocketAddr>,
+    /// Nodes that hold each shard.
+    pub replicas: u8,
     /// Seed of everything random; `None`: from the kernel.
     pub seed: Option<u64>,
     /// Most client connections.
@@ -117,6 +128,8 @@ impl Options {
             let reason = "there is nothing to seal with --data none".to_owned();
             return Err(("seal-keys", reason));
         }
+        let cluster = parse_cluster(values.get("cluster")).map_err(|reason| ("cluster", reason))?;
+        let join = parse_join(values.get("join"), &cluster).map_err(|reason| ("join", reason))?;
         let seed = values.get("seed");
         Ok(Options {
             address: SocketAddr::new(ip, unsigned("port") as u16),
@@ -131,6 +144,9 @@ impl Options {
             snapshot_interval: seconds("snapshot-interval"),
             snapshot_log_bytes: size("snapshot-log-size") as u64,
             shards: unsigned("shards") as u16,
+            cluster,
+            join,
+            replicas: unsigned("replicas") as u8,
             seed: if seed.is_empty() {
                 None
             } else {
@@ -149,5 +165,101 @@ impl Options {
             latency_threshold_ms: Some(unsigned("latency-monitor-threshold")).filter(|&ms| ms > 0),
             drain: Duration::from_secs(unsigned("shutdown-timeout")),
         })
+    }
+}
+
+/// Of whom a cluster is joined: a node that founds one joins none.
+fn parse_join(text: &str, cluster: &[SocketAddr]) -> Result<Option<SocketAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match cluster {
+        [] => parse_address(text).map(Some),
+        _ => Err(
+            "argument must be empty when cluster is given: a cluster is founded or joined"
+                .to_owned(),
+        ),
+    }
+}
+
+fn parse_cluster(text: &str) -> Result<Vec<SocketAddr>, String> {
+    let mut cluster = Vec::new();
+    for part in text.split(',').filter(|_| !text.is_empty()) {
+        let address = parse_address(part.trim())?;
+        if cluster.contains(&address) {
+            return Err(format!("{address} is given twice"));
+        }
+        if cluster.len() == NODES_MAX {
+            return Err(format!("a cluster has at most {NODES_MAX} nodes"));
+        }
+        cluster.push(address);
+    }
+    Ok(cluster)
+}
+
+/// An address that a node can be connected to.
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() == 0 => Err(format!("{address} has no port to connect to")),
+        Ok(address) if address.ip().is_unspecified() => Err(format!(
+            "nobody can connect to {address}; name the address that others see"
+        )),
+        Ok(address) => Ok(address),
+        Err(_) => {
+            let text = text.escape_debug();
+            Err(format!(
+                "'{text}' is no address: they are written 10.0.0.1:8001 or [fd00::1]:8001"
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use values::Origin;
+
+    fn read(given: &[(&str, &str)]) -> Result<Options, (&'static str, String)> {
+        let mut values = Values::default();
+        for (name, text) in given {
+            values.set(name, text, Origin::Flag).expect(name);
+        }
+        Options::read(&values)
+    }
+
+    #[test]
+    fn a_cluster_is_a_list_of_addresses() {
+        let options = read(&[]).unwrap();
+        let nobody = (Vec::new(), None, 3);
+        assert_eq!((options.cluster, options.join, options.replicas), nobody);
+        let options = read(&[
+            ("cluster", "10.0.0.1:8001, [fd00::1]:8001"),
+            ("replicas", "5"),
+        ])
+        .unwrap();
+        let texts: Vec<String> = options.cluster.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(texts, ["10.0.0.1:8001", "[fd00::1]:8001"]);
+        assert_eq!(options.replicas, 5);
+        let options = read(&[("join", "10.0.0.1:8001")]).unwrap();
+        assert_eq!(options.join, "10.0.0.1:8001".parse().ok());
+    }
+
+    #[test]
+    #[rustfmt::skip]
+    fn a_list_that_is_none_says_why() {
+        for (name, text, reason) in [
+            ("cluster", "a:8001", "'a:8001' is no address: they are written 10.0.0.1:8001 or [fd00::1]:8001"),
+            ("cluster", "10.0.0.1:1,", "'' is no address: they are written 10.0.0.1:8001 or [fd00::1]:8001"),
+            ("cluster", "10.0.0.1:1,10.0.0.2:1,10.0.0.1:1", "10.0.0.1:1 is given twice"),
+            ("cluster", "10.0.0.1:0", "10.0.0.1:0 has no port to connect to"),
+            ("join", "0.0.0.0:1", "nobody can connect to 0.0.0.0:1; name the address that others see"),
+            ("join", "8001", "'8001' is no address: they are written 10.0.0.1:8001 or [fd00::1]:8001"),
+        ] {
+            assert_eq!(read(&[(name, text)]).unwrap_err(), (name, reason.to_owned()), "{text}");
+        }
+        let both = read(&[("cluster", "10.0.0.1:1"), ("join", "10.0.0.1:1")]).unwrap_err();
+        assert_eq!(both.0, "join");
+        let many: Vec<String> = (0..=NODES_MAX).map(|port| format!("10.0.0.1:{}", port + 1)).collect();
+        assert_eq!(read(&[("cluster", &many.join(","))]).unwrap_err().1, "a cluster has at most 1000 nodes");
     }
 }

@@ -1,5 +1,7 @@
 //! The table of options. Names, where Redis has the same thing, are Redis's.
 
+use super::REPLICAS_MAX;
+
 /// One option.
 #[derive(Debug)]
 pub struct Setting {
@@ -66,7 +68,7 @@ use When::{Always, Never, Start};
 
 /// Every option.
 #[rustfmt::skip]
-pub static SETTINGS: [Setting; 38] = [
+pub static SETTINGS: [Setting; 41] = [
     row("bind", "127.0.0.1", Text, Start, "address to listen on"),
     row("port", "8001", Integer(0, 65_535), Start, "port to listen on; 0 takes a free one and prints it"),
     row("insecure", "no", YesNo, Start, "allow an address that others can reach, without authentication"),
@@ -76,6 +78,9 @@ pub static SETTINGS: [Setting; 38] = [
     row("snapshot-interval", "300", Integer(0, 86_400), Always, "seconds after which changed shards are saved; 0 never for the time's sake"),
     row("snapshot-log-size", "256mb", Bytes(1 << 20, 1 << 40), Always, "bytes of log at which changed shards are saved"),
     row("shards", "16", Integer(1, 16_384), Start, "number of shards that the keys are cut into"),
+    row("cluster", "", Text, Start, "addresses of all nodes that found a cluster together, a:p,b:p,c:p: the same on each"),
+    row("join", "", Text, Start, "address of any node of a cluster to join"),
+    row("replicas", "3", Integer(1, REPLICAS_MAX as i64), Start, "nodes that hold each shard"),
     row("seed", "", OptionalInteger(0, i64::MAX), Start, "seed of everything random; empty takes one from the kernel"),
     row("maxclients", "10000", Integer(1, 1_000_000), Always, "most client connections"),
     row("tcp-backlog", "511", Integer(1, 65_535), Start, "connections that wait to be accepted"),
