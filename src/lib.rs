@@ -10,6 +10,7 @@
 //!                               tools for a directory that no node uses
 //!  L6   data/                   the data directory of a node: its files, whose they are, how they are opened
 //!  L5   shard/                  one Raft group: propose, hand to the log, apply what is committed
+//!  L4   cluster/                who is in the cluster, and who holds which shard
 //!  L3   store/                  deterministic apply(command, at) -> reply
 //!  L2   command/                the command table; args <-> Command <-> log bytes
 //!  L1   reactor/  wire/  disk/  ring
@@ -28,6 +29,8 @@ pub mod wire;
 pub mod command;
 // L3
 pub mod store;
+// L4
+pub mod cluster;
 // L5
 pub mod shard;
 // L6
