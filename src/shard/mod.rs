@@ -24,6 +24,7 @@
 
 mod log;
 pub mod meta;
+pub mod peer;
 pub mod recovery;
 pub mod section;
 
