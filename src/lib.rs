@@ -11,7 +11,8 @@
 //!  L6   data/                   the data directory of a node: its files, whose they are, how they are opened
 //!  L5   shard/                  one Raft group: propose, hand to the log, apply what is committed
 //!  L4   cluster/                who is in the cluster, and who holds which shard
-//!  L3   store/                  deterministic apply(command, at) -> reply
+//!  L3   store/  client/         siblings: deterministic apply(command, at) -> reply; the client library for
+//!                               Rust programs
 //!  L2   command/                the command table; args <-> Command <-> log bytes
 //!  L1   reactor/  wire/  disk/  ring
 //!                               siblings: "Twisted for Rust"; the line protocol; files; key -> slot -> shard
@@ -28,6 +29,7 @@ pub mod wire;
 // L2
 pub mod command;
 // L3
+pub mod client;
 pub mod store;
 // L4
 pub mod cluster;
