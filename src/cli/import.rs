@@ -18,11 +18,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::link::{Answer, Link, LinkError, Target, encode};
+use super::link::{Answer, Link, LinkError, Target};
 use super::options::{self, Import, Mode, Options, Parsed};
 use super::rdb::{Event, Key, Rdb, RdbError, Value};
 use super::{EXIT_ERROR, EXIT_OK, EXIT_USAGE, Failure, error_line, print};
 use crate::wire::decode::Value as Reply;
+use crate::wire::encode::encode_request;
 use crate::wire::quote::double_quoted;
 
 const BATCH_BYTES: usize = 256 * 1024;
@@ -205,7 +206,7 @@ impl Importer {
         if self.keep_existing {
             args.push(b"NX".to_vec());
         }
-        encode(&args, &mut self.batch);
+        encode_request(&args, &mut self.batch);
         self.batched.push(args.swap_remove(1));
         match self.batch.len() >= BATCH_BYTES || self.batched.len() >= BATCH_COMMANDS {
             true => self.send(),

@@ -7,7 +7,7 @@
 //! `HELLO 3` make them RESP again; whoever reads such an answer says so with [`Link::switch`] before.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use super::options::Options;
 use super::{EXIT_CONNECT, EXIT_ERROR, EXIT_USAGE};
+use crate::client::connection::{Idle, dial, is_pause, look};
 use crate::wire::decode::{DecodeError, Decoder, Limits, Value};
+use crate::wire::encode::encode_request;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const WAKE_INTERVAL: Duration = Duration::from_millis(100);
@@ -160,19 +162,10 @@ impl<'o> Target<'o> {
 
     fn connect(&self) -> io::Result<TcpStream> {
         let timeout = self.options.timeout.unwrap_or(CONNECT_TIMEOUT);
-        let mut last = io::Error::new(ErrorKind::NotFound, "no address for this name");
         let name = (self.options.host.as_str(), self.options.port);
-        for address in name.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, timeout) {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    stream.set_read_timeout(Some(WAKE_INTERVAL))?;
-                    return Ok(stream);
-                }
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        let stream = dial(name, timeout)?;
+        stream.set_read_timeout(Some(WAKE_INTERVAL))?;
+        Ok(stream)
     }
 }
 
@@ -249,21 +242,13 @@ impl Link {
 
     /// Whether the other side has hung up, as far as can be seen without waiting.
     pub(super) fn is_dead(&self) -> bool {
-        let peeked = self
-            .stream
-            .set_nonblocking(true)
-            .and_then(|()| self.stream.peek(&mut [0]));
-        let restored = self.stream.set_nonblocking(false);
-        match peeked {
-            Ok(count) => count == 0 || restored.is_err(),
-            Err(error) => error.kind() != ErrorKind::WouldBlock || restored.is_err(),
-        }
+        look(&self.stream) == Idle::Gone
     }
 
     /// Sends a command.
     pub(super) fn send(&mut self, args: &[Vec<u8>]) -> Result<(), LinkError> {
         let mut request = Vec::new();
-        encode(args, &mut request);
+        encode_request(args, &mut request);
         self.send_encoded(&request)
     }
 
@@ -358,23 +343,5 @@ impl Link {
             return Ok(Some(Answer::Value(Value::Error(text))));
         }
         Ok(Some(Answer::Line(self.dialect, line)))
-    }
-}
-
-/// Whether a read merely came back to let us look around.
-pub(super) fn is_pause(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-    )
-}
-
-/// Appends a command as a RESP array.
-pub(super) fn encode(args: &[Vec<u8>], out: &mut Vec<u8>) {
-    out.extend_from_slice(format!("*{}\r\n", args.len()).as_bytes());
-    for arg in args {
-        out.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-        out.extend_from_slice(arg);
-        out.extend_from_slice(b"\r\n");
     }
 }

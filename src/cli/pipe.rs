@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::link::{Link, LinkError, Target, encode, is_pause};
+use super::link::{Link, LinkError, Target};
 use super::options::Options;
 use super::{EXIT_CONNECT, EXIT_ERROR, EXIT_OK, Failure, complain, error_line, print};
+use crate::client::connection::is_pause;
 use crate::wire::decode::{Decoder, Limits, Value};
+use crate::wire::encode::encode_request;
 
 const SEND_BUFFER_BYTES: usize = 1 << 20;
 const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
@@ -93,7 +95,7 @@ fn send(mut input: File, mut stream: TcpStream, sent: &Sent, marker: Vec<u8>) {
         }
     }
     let mut last = b"\r\n".to_vec();
-    encode(&[b"ECHO".to_vec(), marker], &mut last);
+    encode_request(&[b"ECHO".to_vec(), marker], &mut last);
     if stream.write_all(&last).is_ok() {
         sent.all.store(true, Ordering::Release);
     }

@@ -12,11 +12,12 @@ use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 
-use super::link::{Answer, Dialect, Link, LinkError, Target, encode};
+use super::link::{Answer, Dialect, Link, LinkError, Target};
 use super::options::Options;
 use super::show::{Style, show};
 use super::{EXIT_ERROR, EXIT_OK, Failure, answered_by_push, error_line, print, streams, style};
 use crate::wire::decode::Value;
+use crate::wire::encode::encode_request;
 use crate::wire::quote::{Unbalanced, split_line};
 
 /// Commands that may be waiting for their answers.
@@ -193,7 +194,7 @@ fn send_lines(mut stream: TcpStream, sender: &SyncSender<Expected>) {
             Ok(Line::Skip) => None,
             Ok(Line::Quit) => break,
             Ok(Line::Command(args)) => {
-                encode(&args, &mut requests);
+                encode_request(&args, &mut requests);
                 Some(Expected::Answer(ExpectedAnswer {
                     line: number,
                     dialect: Dialect::asked_by(&args),
