@@ -630,7 +630,7 @@ fn the_backup_that_is_drawn_is_one() {
     let disk: Arc<dyn Disk> = Arc::new(disk);
     let (mut reader, meta) = ImageReader::open(disk, "one", &|_| None).unwrap();
     let meta = Meta::decode(&meta).unwrap();
-    let [part] = meta.parts[..] else {
+    let [part] = &meta.parts[..] else {
         panic!("{meta:?}")
     };
     assert_eq!(

@@ -7,9 +7,12 @@
 use super::row::{Group, Keys, Row, flag};
 use super::verb::Verb;
 
+/// Flags of what only nodes say.
+const PEERS: u16 = flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI | flag::SKIP_SLOWLOG;
+
 /// One row for every [`Verb`], in its order.
 #[rustfmt::skip]
-pub static ROWS: [Row; 150] = [
+pub static ROWS: [Row; 157] = [
     Row { verb: Verb::Get, name: "get", arity: 2, flags: flag::READONLY | flag::FAST, keys: Keys::ONE, group: Group::String, since: "1.0.0",
         syntax: "key",
         summary: "The value of a key, or nil." },
@@ -370,6 +373,27 @@ pub static ROWS: [Row; 150] = [
     Row { verb: Verb::KeyStatus, name: "key|status", arity: 2, flags: flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
         syntax: "",
         summary: "The keys: id, when it was made, how many files are sealed with it." },
+    Row { verb: Verb::Repl, name: "repl", arity: -2, flags: 0, keys: Keys::NONE, group: Group::None, since: "7.0.15",
+        syntax: "",
+        summary: "What nodes say to each other, and how their shards stand." },
+    Row { verb: Verb::ReplFound, name: "repl|found", arity: 3, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "map",
+        summary: "Between nodes: the map of the cluster that they found together." },
+    Row { verb: Verb::ReplFwd, name: "repl|fwd", arity: 3, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "commands",
+        summary: "Between nodes: commands of clients for shards that the other node leads." },
+    Row { verb: Verb::ReplHello, name: "repl|hello", arity: 6, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "version cluster name address",
+        summary: "Between nodes: who is calling; answers who is called." },
+    Row { verb: Verb::ReplHelp, name: "repl|help", arity: 2, flags: flag::LOADING, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "",
+        summary: "The subcommands." },
+    Row { verb: Verb::ReplMsg, name: "repl|msg", arity: 3, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "messages",
+        summary: "Between nodes: what the replicas of shards say to each other." },
+    Row { verb: Verb::ReplStatus, name: "repl|status", arity: 2, flags: flag::ADMIN, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "",
+        summary: "A line for each shard: this node's role in it, the leader, term, indices, how far the others lag." },
     Row { verb: Verb::Slowlog, name: "slowlog", arity: -2, flags: 0, keys: Keys::NONE, group: Group::None, since: "2.2.12",
         syntax: "",
         summary: "Commands that took long." },

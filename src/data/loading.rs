@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::cluster::map::META;
 use crate::disk::image::read::{ImageReader, Keys};
 use crate::disk::wal::Record;
 use crate::disk::wal::replay::{self, End};
@@ -41,7 +42,7 @@ pub fn image(
     for part in &meta.parts {
         let mut recovery = Recovery::new(part.shard, seed);
         let keys = part.keys.min(ROOM_KEYS_MAX) as usize;
-        recovery.begin_from(part.applied, part.state, keys);
+        recovery.begin_from(part, keys);
         let mut count = 0;
         while let Some(of_part) = tag.filter(|tag| tag & !CONTINUES == u32::from(part.shard)) {
             whole.extend_from_slice(&block);
@@ -87,6 +88,15 @@ fn doubt(reader: &ImageReader, name: &str, meta: &Meta) -> Result<(), Damage> {
 /// Who is told of a record, and of the last entry in it of each shard that has any: shard and index.
 pub type OnRecord<'r> = &'r mut dyn FnMut(&Record<'_>, &[(u16, u64)]);
 
+/// The shard of this number; the meta shard is the last, if it is there.
+fn find(shards: &mut [Recovery], number: u16) -> Option<&mut Recovery> {
+    let shard = match number {
+        META => shards.last_mut(),
+        number => shards.get_mut(usize::from(number)),
+    };
+    shard.filter(|shard| shard.number() == number)
+}
+
 /// Replays the log into all shards, which stand in the order of their numbers.
 ///
 /// # Errors
@@ -101,13 +111,12 @@ pub fn log(
     let end = replay::replay(disk, keys, &mut |record| {
         marks.clear();
         for section in section::read(record.payload)? {
-            let shard = shards
-                .get_mut(usize::from(section.shard))
+            let shard = find(shards, section.shard)
                 .ok_or_else(|| format!("there is no shard {}", section.shard))?;
             shard.section(&section)?;
-            if let Some(last) = section.entries.last() {
-                marks.push((section.shard, last.index));
-            }
+            let base = section.base.as_ref().map(|base| base.index);
+            let last = section.entries.last().map(|last| last.index);
+            marks.extend(base.max(last).map(|index| (section.shard, index)));
         }
         read(record, &marks);
         Ok(())
@@ -126,9 +135,10 @@ mod tests {
     use crate::disk::image::write::ImageWriter;
     use crate::disk::seal::Entropy;
     use crate::disk::sim::SimDisk;
-    use crate::shard::Applying;
+    use crate::shard::members::Members;
     use crate::shard::meta::Part;
     use crate::shard::section::HardState;
+    use crate::shard::{ALONE, Applying};
 
     #[test]
     fn no_room_is_made_for_keys_that_cannot_be_there() {
@@ -142,6 +152,8 @@ mod tests {
                 applied: Applying::default(),
                 state: HardState::default(),
                 keys,
+                replica: ALONE,
+                members: Members::of(&[ALONE]),
             };
             let meta = Meta {
                 shards: 2,

@@ -12,7 +12,9 @@ use crate::reactor::id::ConnId;
 use crate::reactor::timer::Nanos;
 use crate::wire::reply::Dialect;
 
+use super::cluster::incoming::Peer;
 use super::pubsub::Subscriptions;
+use super::replies::Replies;
 use super::transaction::Transaction;
 
 /// Whether and how a client gets replies.
@@ -72,6 +74,10 @@ pub struct Client {
     pub awaiting_bytes: usize,
     /// Bytes in which the longest of them was typed.
     pub awaiting_longest: usize,
+    /// In which order they are answered.
+    pub replies: Replies,
+    /// The node that it is.
+    pub calling: Option<Box<Peer>>,
     /// Its session wants to know when all of them are answered.
     pub settling: bool,
     /// A key it watches has changed.
@@ -106,6 +112,8 @@ impl Client {
             awaiting: 0,
             awaiting_bytes: 0,
             awaiting_longest: 0,
+            replies: Replies::default(),
+            calling: None,
             settling: false,
             watch_broken: false,
             watched: BTreeMap::new(),

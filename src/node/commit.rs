@@ -1,16 +1,18 @@
 //! Writes under way: gathered, made durable together, applied, answered.
 //!
 //! ```text
-//!   command ─▶ open batch ─ once a turn, if none is in flight ─▶ in flight ─ durable ─▶ applied, answered
-//!              (items here,                                      (one record            (in the order of
-//!               changes in the shards' open entries)              of all shards)         the items)
+//!   command ─▶ lane ── once a turn ──▶ entries of raft ──▶ record of all shards ──▶ disk
+//!              (items here,                 │    ▲ messages                           │
+//!               changes in the shards'      ▼    │                                    ▼
+//!               open entries)          batch, until its entries are committed ─▶ applied, answered
 //! ```
 //!
-//! A write is answered when what it says is as durable as `--sync` demands, and applied: not before. What
-//! arrives while a batch is in flight is the next batch, so that one sync of the disk carries the writes of
-//! many clients (group commit). Reads do not wait: they see what has been applied, which is what has been
-//! promised. A client's own order is kept: what it says behind a write that is not answered is either part
-//! of the same batch ([`Work::Run`]) or waits until its writes are answered ([`Next::Settle`]).
+//! A write is answered when what it says is as durable as `--sync` demands, on a majority of its shard's replicas, and
+//! applied: not before. What arrives while a record is on its way to the disk is the next record, so that one sync of
+//! the disk carries the writes of many clients (group commit). Reads do not wait: they see what has been applied, which
+//! is what has been promised; in a cluster only as long as the shard's leader knows that it leads. A client's own
+//! order is kept: what it says behind a write that is not answered is either part of a batch ([`Work::Run`]) or waits
+//! until its writes are answered ([`Next::Settle`]).
 //!
 //! On a disk that syncs slowly the next batch is not handed over as soon as there is one: those who were just
 //! answered say their next writes a moment later, and would wait for a whole sync more. So the batch is held for at
@@ -21,26 +23,29 @@
 //! A batch whose record finds no space is refused: what it changes is taken back before Raft hears of it, its
 //! reads are answered as ever.
 //!
-//! The record of a batch holds the entries of all shards, so that a command over several shards is in the
-//! log whole or not at all.
+//! The record holds what all shards have to keep, so that a command over several shards is in the log of a node that
+//! is alone whole or not at all.
+//!
+//! The rooms: [`batches`] (what gathers and what is under way), `answer` (the end of a batch).
 //!
 //! [`Next::Settle`]: super::turn::Next::Settle
 
+pub mod answer;
+pub mod batches;
+
 use std::time::Duration;
 
+use crate::cluster::map::META;
 use crate::command::verb::Verb;
-use crate::command::{resolve, table};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
-use crate::reactor::timer::Nanos;
-use crate::ring;
-use crate::wire::reply::{Dialect, Reply};
+use crate::wire::reply::Dialect;
 use crate::wire::request::OwnedArgs;
 
 use super::journal::space::{self, Room};
-use super::session::Message;
-use super::turn::{Next, Turn};
-use super::{Node, dispatch, journal, latency, notify, propose, slowlog};
+use super::{Node, cluster, journal};
+use answer::{Fate, conclude};
+use batches::Committed;
 
 /// Its reply is not sent: the client asked for silence.
 pub const SILENT: u8 = 1;
@@ -55,8 +60,14 @@ pub const TIMED: u8 = 1 << 3;
 pub struct Item {
     /// Who asked.
     pub conn: ConnId,
+    /// The number of the answer among those of that connection; a part of a transaction has none.
+    pub number: u64,
+    /// How the answer looks.
+    pub dialect: Dialect,
     /// The command.
     pub verb: Verb,
+    /// The shard that it is about.
+    pub shard: u16,
     /// [`SILENT`], [`NO_TOUCH`], [`INNER`], [`TIMED`].
     pub flags: u8,
     /// What is to be done when the batch is durable.
@@ -103,382 +114,227 @@ pub enum Answer {
     Error(String),
 }
 
-/// Syncs that take less are not worth holding a batch for: the kernel's wait is no more exact than a millisecond.
-const SLOW_SYNC_NANOS: Nanos = 2_000_000;
-/// So often a batch is not held after one for which few had come.
-const UNHELD_MAX: u8 = 15;
-/// A batch is not held longer than this, however long the last job for the log took.
-const HOLD_NANOS_MAX: Nanos = 10_000_000;
-
-/// An open batch that is held, for those who were just answered.
-struct Hold {
-    until: Nanos,
-    /// Items in it when it began.
-    before: usize,
-    /// How many more may come.
-    expected: usize,
+/// What is on its way to the disk.
+pub struct Flight {
+    /// What the shards have to keep and that is not on its way yet.
+    record: Vec<u8>,
+    /// Its number, counted from 1.
+    number: u64,
+    /// The record under way.
+    under_way: Option<u64>,
+    /// Items that wait for that, about.
+    items: usize,
+    /// Whether [`hand_over`] is at work.
+    is_busy: bool,
 }
 
-/// The writes under way.
-#[derive(Default)]
-pub struct Commits {
-    /// Why the open batch is not handed over yet.
-    hold: Option<Hold>,
-    /// How many batches are not held from now on.
-    unheld: u8,
-    open: Vec<Item>,
-    /// The batch in flight.
-    flight: Option<Vec<Item>>,
-    /// Changes under way, by slot of their key.
-    pending: Vec<u32>,
-    /// FLUSHALLs under way, which concern every slot.
-    flushing: u32,
-    /// An emptied list, for its capacity.
-    spare: Vec<Item>,
+impl Default for Flight {
+    fn default() -> Flight {
+        Flight {
+            record: Vec::new(),
+            number: 1,
+            under_way: None,
+            items: 0,
+            is_busy: false,
+        }
+    }
 }
 
-impl Commits {
-    /// Nothing under way.
-    pub fn new() -> Commits {
-        Commits {
-            pending: vec![0; ring::SLOTS.into()],
-            ..Commits::default()
-        }
-    }
-
-    /// Adds an item to the open batch.
-    pub fn push(&mut self, item: Item) {
-        match &item.work {
-            Work::Change { slot } => self.pend(*slot),
-            Work::Changes(changes) => changes.slots.iter().for_each(|&slot| self.pend(slot)),
-            Work::Flush => self.flushing += 1,
-            Work::Run(_) | Work::Exec(_) => {}
-        }
-        self.open.push(item);
-    }
-
-    /// Whether the open batch is to be held, `landed` having been answered after a sync that took so long; and until
-    /// when.
-    fn hold(&mut self, landed: usize, now: Nanos, sync_ns: Nanos) -> Option<Nanos> {
-        if sync_ns < SLOW_SYNC_NANOS {
-            return None;
-        }
-        if self.unheld > 0 {
-            self.unheld -= 1;
-            return None;
-        }
-        let until = now + (sync_ns / 4).min(HOLD_NANOS_MAX);
-        self.hold = Some(Hold {
-            until,
-            before: self.open.len(),
-            expected: landed,
-        });
-        Some(until)
-    }
-
-    /// Whether the open batch is held still.
-    fn is_held(&mut self, now: Nanos) -> bool {
-        let Some(hold) = &self.hold else { return false };
-        let came = self.open.len() - hold.before;
-        let is_held = came < hold.expected && now < hold.until;
-        if !is_held {
-            self.unheld = if came < hold.expected / 4 {
-                UNHELD_MAX
-            } else {
-                0
-            };
-            self.hold = None;
-        }
-        is_held
-    }
-
-    fn pend(&mut self, slot: u16) {
-        self.pending[usize::from(slot)] += 1;
-    }
-
-    /// Ends the open batch.
-    fn take_open(&mut self) -> Vec<Item> {
-        let spare = std::mem::take(&mut self.spare);
-        std::mem::replace(&mut self.open, spare)
-    }
-
-    fn settle(&mut self, slot: u16) {
-        self.pending[usize::from(slot)] -= 1;
-    }
-
-    /// Whether no change under way concerns this slot.
-    pub fn is_idle(&self, slot: u16) -> bool {
-        self.flushing == 0 && self.pending[usize::from(slot)] == 0
-    }
-
-    /// Whether nothing is under way.
+impl Flight {
+    /// Whether nothing is to be kept that is not.
     pub fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.flight.is_none()
+        self.record.is_empty() && self.under_way.is_none()
     }
 
-    /// Commands under way.
-    pub fn len(&self) -> usize {
-        self.open.len() + self.flight.as_ref().map_or(0, Vec::len)
+    /// The record that gathers goes to the disk; its number.
+    pub fn take_off(&mut self) -> u64 {
+        let number = self.number;
+        self.number += 1;
+        number
+    }
+
+    /// The record that gathers, and its number.
+    pub fn gathering(&mut self) -> (&mut Vec<u8>, u64) {
+        (&mut self.record, self.number)
     }
 }
 
-/// What became of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    /// It is as durable as was asked for.
-    Kept,
-    /// There is no space for it.
-    Refused,
-}
-
-/// Hands the open batch over, if there is one and none is in flight. At the end of each turn.
+/// Goes on with everything under way, as far as it goes. At the end of each turn, and when the disk is done.
 pub fn hand_over(cx: &mut Cx<'_, Node>) {
-    while cx.app.commits.flight.is_none()
-        && !cx.app.commits.open.is_empty()
-        && cx.app.journal.is_free()
-    {
-        if cx.app.commits.is_held(cx.net.now()) {
-            return;
+    if cx.app.is_loading() || std::mem::replace(&mut cx.app.flight.is_busy, true) {
+        return;
+    }
+    read_stalled(cx);
+    loop {
+        let has_closed = close(cx);
+        let has_advanced = advance(cx);
+        let has_flown = fly(cx);
+        let has_concluded = conclude_committed(cx);
+        if !has_closed && !has_advanced && !has_flown && !has_concluded {
+            break;
         }
-        match space::room_for(cx, cx.app.keyspace.record_bytes_max()) {
-            Room::Enough => {}
-            Room::Soon => return,
-            Room::None => {
-                cx.app.keyspace.take_back_all();
-                let items = cx.app.commits.take_open();
-                conclude(cx, items, Fate::Refused);
-                continue;
-            }
-        }
-        let node = &mut *cx.app;
-        let mut record = Vec::new();
-        let is_kept = !node.journal.is_absent();
-        node.keyspace
-            .hand_over(node.at_ms, is_kept.then_some(&mut record));
-        node.commits.flight = Some(node.commits.take_open());
-        if !is_kept {
-            land(cx);
+    }
+    cx.app.flight.is_busy = false;
+    cluster::send(cx);
+}
+
+/// Runs the reads that wait until this node knows again that it leads their shards.
+fn read_stalled(cx: &mut Cx<'_, Node>) {
+    for shard in cx.app.commits.stalled() {
+        let number = cx.app.keyspace.shards()[shard].number();
+        let is_leader = cx.app.keyspace.is_leader(number);
+        if is_leader && !cx.app.keyspace.can_read(number, cx.net.clock()) {
             continue;
         }
-        let marks = node.keyspace.marks();
-        journal::append(cx, record, marks);
+        let items = cx.app.commits.take_stalled(shard);
+        let fate = if is_leader { Fate::Kept } else { Fate::Moved };
+        conclude(cx, items, fate);
     }
 }
 
-/// The batch in flight is as durable as was asked for: it is applied and answered. Before that, the disk gets what has
-/// gathered meanwhile, unless that is held.
+/// Makes entries of what has gathered, unless a record is under way or the batch is held; whether there was anything.
+fn close(cx: &mut Cx<'_, Node>) -> bool {
+    let is_free = cx.app.flight.under_way.is_none() && cx.app.journal.is_free();
+    if !cx.app.commits.has_open() || !is_free || cx.app.commits.is_held(cx.net.now()) {
+        return false;
+    }
+    let bytes_max = cx.app.keyspace.record_bytes_max() + cx.app.flight.record.len();
+    let has_room = match space::room_for(cx, bytes_max) {
+        Room::Enough => true,
+        Room::Soon => return false,
+        Room::None => false,
+    };
+    let mut has_closed = false;
+    if !has_room {
+        cx.app.keyspace.take_back_all();
+    }
+    let at_ms = cx.app.at_ms;
+    for lane in cx.app.commits.take_busy() {
+        let items = cx.app.commits.take_lane(lane);
+        let node = &mut *cx.app;
+        let is_led = !node.commits.is_split() || node.keyspace.shards()[lane].is_leader();
+        let at = match node.commits.is_split() {
+            _ if !has_room => {
+                conclude(cx, items, Fate::Refused);
+                has_closed = true;
+                continue;
+            }
+            _ if !is_led => {
+                node.keyspace.take_back_of(lane);
+                conclude(cx, items, Fate::Moved);
+                has_closed = true;
+                continue;
+            }
+            true => node.keyspace.close(lane, at_ms),
+            false => node.keyspace.close_all(at_ms),
+        };
+        if at.is_empty() {
+            has_closed |= without_changes(cx, lane, items);
+        } else {
+            node.commits.begin(items, &at);
+            has_closed = true;
+        }
+    }
+    has_closed
+}
+
+/// Items that change nothing run behind what is under way, or now.
+fn without_changes(cx: &mut Cx<'_, Node>, lane: usize, items: Vec<Item>) -> bool {
+    if let Err(items) = cx.app.commits.join(lane, items) {
+        settle(cx, lane, items);
+    }
+    true
+}
+
+/// Concludes a batch of a lane. Reads of a shard of which this node does not know that it leads it wait until it does.
+fn settle(cx: &mut Cx<'_, Node>, lane: usize, items: Vec<Item>) {
+    let number = cx.app.keyspace.shards()[lane].number();
+    if !cx.app.commits.is_split() || cx.app.keyspace.can_read(number, cx.net.clock()) {
+        return conclude(cx, items, Fate::Kept);
+    }
+    let is_read = |item: &Item| matches!(item.work, Work::Run(_)) && item.flags & INNER == 0;
+    let (reads, others) = items.into_iter().partition(is_read);
+    conclude(cx, others, Fate::Kept);
+    cx.app.commits.stall(lane, reads);
+}
+
+/// Lets raft go on where it can; whether it could.
+fn advance(cx: &mut Cx<'_, Node>) -> bool {
+    let node = &mut *cx.app;
+    let is_kept = !node.journal.is_absent();
+    let (record, number) = node.flight.gathering();
+    node.keyspace.advance(is_kept.then_some(record), number)
+}
+
+/// Sends the record to the disk, if there is one and the disk is free; whether it did.
+fn fly(cx: &mut Cx<'_, Node>) -> bool {
+    let node = &mut *cx.app;
+    let is_free = node.flight.under_way.is_none() && node.journal.is_free();
+    if node.flight.record.is_empty() || !is_free {
+        return false;
+    }
+    let record = std::mem::take(&mut node.flight.record);
+    node.flight.under_way = Some(node.flight.take_off());
+    node.flight.items = node.commits.underway();
+    let marks = node.keyspace.begin_flight();
+    journal::append(cx, record, marks);
+    true
+}
+
+/// The record under way is as durable as was asked for. Where batches wait for syncs, the next one goes to the disk
+/// before this one is answered; else at the end of the turn, when the disk has begun what it does of its own.
 pub fn land(cx: &mut Cx<'_, Node>) {
-    let Some(items) = cx.app.commits.flight.take() else {
+    let node = &mut *cx.app;
+    let Some(number) = node.flight.under_way.take() else {
         return;
     };
-    cx.app.keyspace.persisted();
-    if let Some(sync_ns) = cx.app.journal.sync_ns() {
-        let now = cx.net.now();
-        match cx.app.commits.hold(items.len(), now, sync_ns) {
-            Some(until) => {
-                let delay = Duration::from_nanos(until - now);
-                cx.net.call_later(delay, |_| {});
-            }
-            // Else it may have to be refused, behind all earlier answers.
-            None if cx.app.journal.has_room(cx.app.keyspace.record_bytes_max()) => {
-                hand_over(cx);
-            }
-            None => {}
-        }
-    }
-    conclude(cx, items, Fate::Kept);
-    cx.app.keyspace.settle();
-}
-
-/// Applies and answers all of a batch.
-fn conclude(cx: &mut Cx<'_, Node>, mut items: Vec<Item>, fate: Fate) {
-    // The meter's runs are the batch's: the clock is read for it, and not for each client in it.
-    let now = cx.net.clock();
-    cx.app.end_run(now);
-    let mut rest = items.as_slice();
-    while let Some(first) = rest.first() {
-        let same = |item: &Item| item.conn == first.conn;
-        let run = rest.iter().take_while(|item| same(item)).count();
-        answer(cx, first.conn, &rest[..run], fate);
-        rest = &rest[run..];
-    }
-    let now = cx.net.clock();
-    cx.app.end_run(now);
-    items.clear();
-    cx.app.commits.spare = items;
-    cx.app.latches.retry(&cx.app.commits, &mut cx.net);
-}
-
-/// Applies and answers items of one client that follow each other.
-fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item], fate: Fate) {
-    let mut out = std::mem::take(&mut cx.app.scratch.replies);
-    let client = cx.app.clients.get(conn);
-    let dialect = client.map_or(Dialect::Resp2, |client| client.dialect);
-    let is_there = client.is_some();
-    let bytes_max = cx.app.options.output_bytes_max;
-    let mut turn = Turn {
-        node: cx.app,
-        net: &mut cx.net,
-        reply: Reply::new(&mut out, dialect).limited(bytes_max),
-        me: conn,
-        request_bytes: 0,
-        quick: true,
-        in_transaction: false,
-        pushed: Vec::new(),
+    node.keyspace.persisted(number);
+    let Some(sync_ns) = node.journal.sync_ns() else {
+        return;
     };
-    // Where the command at hand begins in the replies; parts of a transaction that are still to come.
-    let (mut begin, mut parts) = (0, 0);
-    let mut is_closing = false;
-    for item in items {
-        if !turn.in_transaction {
-            begin = turn.reply.len();
+    let now = cx.net.now();
+    if let Some(until) = node.commits.hold(node.flight.items, now, sync_ns) {
+        let delay = Duration::from_nanos(until - now);
+        cx.net.call_later(delay, |_| {});
+    }
+    hand_over(cx);
+}
+
+/// Applies what is committed, and answers who waits for it; whether there was anything.
+fn conclude_committed(cx: &mut Cx<'_, Node>) -> bool {
+    let shards = cx.app.keyspace.take_committed();
+    let has_concluded = !shards.is_empty();
+    for &shard in &shards {
+        conclude_shard(cx, shard);
+    }
+    for shard in shards {
+        // One that waited for another of its batch has gone on with that.
+        conclude_shard(cx, shard);
+        cx.app.keyspace.settle(shard);
+        if cx.app.keyspace.shards()[shard].number() == META {
+            cluster::meta_changed(cx);
         }
-        is_closing |= one(&mut turn, item, is_there, fate) == Next::Close;
-        if let Work::Exec(count) = item.work {
-            parts = count;
-            turn.in_transaction = true;
-        } else if turn.in_transaction {
-            parts -= 1;
-        }
-        if parts == 0 {
-            turn.in_transaction = false;
-            if item.flags & SILENT != 0 {
-                turn.reply.truncate(begin);
+    }
+    has_concluded
+}
+
+/// Nobody here will ever know what became of the writes to a shard that wait: those who wait are told so.
+pub fn give_up(cx: &mut Cx<'_, Node>, shard: u16) {
+    let index = cx.app.keyspace.index_of_number(shard);
+    let items = cx.app.commits.end_all(index);
+    conclude(cx, items, Fate::Unknown);
+}
+
+fn conclude_shard(cx: &mut Cx<'_, Node>, shard: usize) {
+    while let Some((index, term)) = cx.app.keyspace.next_committed(shard) {
+        match cx.app.commits.committed(shard, index, term) {
+            Committed::Later => return,
+            Committed::Concluded(items) => settle(cx, shard, items),
+            Committed::Lost(items) => conclude(cx, items, Fate::Moved),
+            Committed::Unawaited => {
+                let node = &mut *cx.app;
+                node.keyspace.apply_entry(shard, &mut node.touched);
             }
-            let pushed = std::mem::take(&mut turn.pushed);
-            turn.reply.raw(&pushed);
         }
     }
-    let is_cut = turn.reply.is_cut();
-    drop(turn);
-    if is_cut {
-        log::warn!("a client asked for a reply beyond client-output-limit; cut off");
-        cx.net.abort(conn);
-    } else if is_there {
-        cx.net.write_buf_to(conn, &mut out);
-        if is_closing {
-            cx.net.lose(conn);
-        }
-    }
-    out.clear();
-    cx.app.scratch.replies = out;
-    if let Some(client) = cx.app.clients.get_mut(conn) {
-        client.awaiting -= items.len() as u32;
-        if client.awaiting == 0 {
-            (client.awaiting_bytes, client.awaiting_longest) = (0, 0);
-            if std::mem::take(&mut client.settling) {
-                cx.net.post(conn, Message::Settled);
-            }
-        }
-    }
-}
-
-/// Applies and answers one item; how its session is to go on.
-fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool, fate: Fate) -> Next {
-    let (before, errors) = (turn.reply.len(), turn.reply.errors());
-    if item.flags & TIMED != 0 {
-        turn.end_run();
-    }
-    if item.flags & NO_TOUCH != 0 {
-        turn.node.keyspace.set_touching(false);
-    }
-    let mut next = Next::Go;
-    match &item.work {
-        work if fate == Fate::Refused && !is_alone(work, turn.in_transaction) => {
-            refuse(turn, work);
-        }
-        Work::Change { slot } => change(turn, *slot),
-        Work::Changes(changes) => several(turn, changes),
-        Work::Flush => flush(turn),
-        Work::Run(args) if is_there => next = run(turn, args),
-        Work::Run(_) => {}
-        Work::Exec(count) => turn.reply.array(*count),
-    }
-    if turn.node.touched.recording {
-        notify::tell_touched(turn);
-    }
-    if item.flags & NO_TOUCH != 0 {
-        turn.node.keyspace.set_touching(true);
-    }
-    if item.flags & INNER == 0 {
-        if turn.reply.errors() != errors {
-            turn.count_error(item.verb, before);
-        }
-        turn.count(item.verb);
-    }
-    if item.flags & TIMED != 0 {
-        consider(turn, item, is_there);
-    }
-    next
-}
-
-/// Ends the measurement of a command that was timed alone.
-fn consider(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool) {
-    let took_us = turn.end_run() / 1_000;
-    let row = table::row(item.verb);
-    latency::consider(turn, row, took_us);
-    if let Some(typed) = item.typed.as_ref().filter(|_| is_there) {
-        slowlog::consider(turn, row, typed.args(), took_us);
-    }
-}
-
-/// Whether an item answers for itself alone, and changes nothing.
-fn is_alone(work: &Work, in_transaction: bool) -> bool {
-    matches!(work, Work::Run(_)) && !in_transaction
-}
-
-/// Takes back that changes are under way, for which there is no space. The parts of a transaction have no answers.
-fn refuse(turn: &mut Turn<'_, '_, '_>, work: &Work) {
-    let commits = &mut turn.node.commits;
-    match work {
-        Work::Change { slot } => commits.settle(*slot),
-        Work::Changes(changes) => changes.slots.iter().for_each(|&slot| commits.settle(slot)),
-        Work::Flush => commits.flushing -= 1,
-        Work::Run(_) | Work::Exec(_) => {}
-    }
-    if !turn.in_transaction {
-        turn.reply.error(propose::NO_SPACE_LEFT);
-    }
-}
-
-fn change(turn: &mut Turn<'_, '_, '_>, slot: u16) {
-    let node = &mut *turn.node;
-    node.commits.settle(slot);
-    node.keyspace
-        .apply_next(slot, &mut turn.reply, &mut node.touched);
-}
-
-fn several(turn: &mut Turn<'_, '_, '_>, changes: &Changes) {
-    let mut deleted = 0;
-    let mut unread = Vec::new();
-    for &slot in &changes.slots {
-        let node = &mut *turn.node;
-        node.commits.settle(slot);
-        unread.clear();
-        let mut silent = Reply::new(&mut unread, Dialect::Resp2);
-        let was_there = node
-            .keyspace
-            .apply_next(slot, &mut silent, &mut node.touched);
-        deleted += i64::from(was_there);
-    }
-    match &changes.answer {
-        Answer::Ok => turn.reply.ok(),
-        Answer::Int(number) => turn.reply.int(*number),
-        Answer::Deleted => turn.reply.int(deleted),
-        Answer::Error(text) => turn.reply.error(text),
-    }
-}
-
-fn flush(turn: &mut Turn<'_, '_, '_>) {
-    let node = &mut *turn.node;
-    node.commits.flushing -= 1;
-    node.keyspace.apply_flush();
-    node.touched.writes += 1;
-    turn.reply.ok();
-}
-
-fn run(turn: &mut Turn<'_, '_, '_>, args: &OwnedArgs) -> Next {
-    let args = args.args();
-    let row = table::find(args.at(0)).and_then(|row| resolve::subcommand(row, args).ok());
-    row.map_or(Next::Go, |row| dispatch::run_now(turn, row, args))
 }

@@ -15,6 +15,7 @@ use crate::wire::reply::Dialect;
 use crate::wire::request::Args;
 
 use super::client::Silence;
+use super::cluster::{incoming, route, serve, status};
 use super::turn::{Answer, Next, Turn, Wait};
 use super::{
     backup, catalogue, clients, connection, help, info, keys, latency, monitor, notify, propose,
@@ -36,7 +37,7 @@ pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize
     };
     // Only commands on keys can be answered within a batch; all else is answered when the batch has been.
     if turn.client().awaiting > 0
-        && !matches!(found, Ok(row) if row.is(flag::WRITE | flag::READONLY))
+        && !matches!(found, Ok(row) if row.is(flag::WRITE | flag::READONLY) && !is_of_all_keys(turn, row))
     {
         return Next::Settle;
     }
@@ -104,6 +105,11 @@ fn look_up(turn: &mut Turn<'_, '_, '_>, name: &[u8]) -> Option<&'static Row> {
 /// Whether a command takes a short time by its nature. No subcommand does.
 fn is_short(row: &Row) -> bool {
     row.is(flag::FAST) || row.verb == Verb::Set
+}
+
+/// Whether a command is about all keys of a cluster.
+fn is_of_all_keys(turn: &Turn<'_, '_, '_>, row: &Row) -> bool {
+    turn.node.cluster.is_some() && route::is_of_all_keys(row.verb)
 }
 
 /// Whether a web browser is talking: then somebody else's page may be choosing its words.
@@ -240,11 +246,33 @@ fn run(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
     if !turn.node.monitors.is_empty() && !row.is(flag::ADMIN) {
         monitor::feed(turn, args);
     }
+    if turn.node.cluster.is_some()
+        && let Some(next) = route::route(turn, row, args)
+    {
+        return next;
+    }
     match parse::data(row, args, turn.node.at_ms) {
         Some(Ok(command)) if command.is_write() => propose::command(turn, row, &command, args),
         _ if turn.client().awaiting > 0 => propose::behind(turn, row, args),
         parsed => finish(turn, row, args, parsed),
     }
+}
+
+/// Runs a command that reads keys of a shard that this node leads: now, if it knows that it does and nothing of the
+/// client's is before it, else when it knows.
+pub fn read(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>, shard: u16) -> Next {
+    let is_first = turn.serving.is_some() || turn.client().awaiting == 0;
+    if !is_first || !turn.node.commits.is_shard_idle(shard) && turn.serving.is_some() {
+        return propose::behind(turn, row, args);
+    }
+    let before = turn.reply.len();
+    let next = run_now(turn, row, args);
+    let now = turn.net.clock();
+    if turn.node.keyspace.can_read(shard, now) {
+        return next;
+    }
+    turn.reply.truncate(before);
+    propose::behind(turn, row, args)
 }
 
 /// Runs a command that changes no key, in its place in a batch.
@@ -303,6 +331,11 @@ fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> N
         Verb::Backup => return backup::backup(turn, args),
         Verb::KeyRotate => return keys::rotate(turn),
         Verb::KeyStatus => return keys::status(turn),
+        Verb::ReplHello => return incoming::hello(turn, args),
+        Verb::ReplMsg => return incoming::messages(turn, args.at(2)),
+        Verb::ReplFwd => return serve::commands(turn, args.at(2)),
+        Verb::ReplFound => return incoming::found(turn, args.at(2)),
+        Verb::ReplStatus => status::status(turn),
         Verb::Save => return server::save(turn),
         Verb::DebugSleep => return server::debug_sleep(turn, args),
         Verb::Shutdown => return server::shutdown(turn, args),

@@ -5,18 +5,28 @@
 //! several keys that write are taken apart in [`propose`](super::propose), those that read here. The node is
 //! single-threaded: between the first and the last operation of a command nobody looks.
 //!
+//! The rooms: [`progress`] (from proposals to what is committed), [`replicas`] (the shards among their peers).
+//!
 //! Scan cursors: `position << 14 | shard`, 0 being both the beginning and the end.
+
+use crate::cluster::map::META;
+pub mod progress;
+pub mod replicas;
 
 use crate::command::data::{BitOperator, Command, Counted, LcsAnswer, Many};
 use crate::command::glob;
 use crate::command::op::{Action, Effect, Event, Op};
 use crate::ring;
-use crate::shard::section::ENTRY_BYTES_MAX;
+use crate::shard::recovery::Recovery;
+use crate::shard::section::{ENTRY_BYTES_MAX, NUMBER_MAX};
 use crate::shard::{Applied, Shard};
 use crate::store::{Dropped, Entry, HashSeed, KeyHash, Step};
 use crate::wire::reply::{Dialect, Reply};
 
 use super::lcs;
+
+/// The name of replicas that are none.
+pub const NOBODY: u64 = NUMBER_MAX;
 
 /// Bits of a scan cursor that name the shard.
 const CURSOR_SHARD_BITS: u32 = 14;
@@ -68,17 +78,29 @@ pub struct Place {
     hash: KeyHash,
 }
 
-/// Every shard of this node.
+/// Every shard of this node. In a cluster some may be vacant: others have them.
 pub struct Keyspace {
+    /// Those of the keys, by number, and the meta shard.
     shards: Vec<Shard>,
+    /// Those of the keys.
+    count: usize,
+    /// Shards with messages for their other replicas.
+    talking: Vec<usize>,
+    /// Shards that were asked for reads since the last tick.
+    was_read: Vec<bool>,
     /// Shards to which something was proposed since the last batch.
     open: Vec<usize>,
     /// Bytes of all that was.
     open_bytes: usize,
-    /// Shards that have a part in the batch in flight.
-    handed: Vec<usize>,
-    /// Shards that have a part in the batch that has landed and is being applied.
-    landed: Vec<usize>,
+    /// Shards in which raft may have something to say.
+    dirty: Vec<usize>,
+    is_dirty: Vec<bool>,
+    /// Shards with something in the record that gathers.
+    in_record: Vec<usize>,
+    /// Shards with something in the record on its way to the disk.
+    in_flight: Vec<usize>,
+    /// Shards with entries to apply.
+    committed: Vec<usize>,
     /// The shard that the next sweep begins with.
     sweep_next: usize,
     /// What FLUSHALL left behind, to be dropped on another thread.
@@ -91,14 +113,28 @@ impl Keyspace {
         Keyspace::of((0..shards).map(|number| Shard::new(number, seed)).collect())
     }
 
-    /// These shards, in the order of their numbers.
+    /// `shards` shards of a cluster, and its meta shard, of which nothing is here yet.
+    pub fn vacant(shards: u16, seed: HashSeed) -> Self {
+        let vacant = |number| Recovery::joining(number, NOBODY, seed).finish();
+        Keyspace::of((0..shards).chain([META]).map(vacant).collect())
+    }
+
+    /// These shards, in the order of their numbers; the meta shard may be the last.
     pub fn of(shards: Vec<Shard>) -> Self {
+        let dirty: Vec<usize> = (0..shards.len()).collect();
+        let has_meta = shards.last().is_some_and(|shard| shard.number() == META);
         Keyspace {
+            count: shards.len() - usize::from(has_meta),
+            is_dirty: vec![true; shards.len()],
+            talking: Vec::new(),
+            was_read: vec![false; shards.len()],
             shards,
             open: Vec::new(),
             open_bytes: 0,
-            handed: Vec::new(),
-            landed: Vec::new(),
+            dirty,
+            in_record: Vec::new(),
+            in_flight: Vec::new(),
+            committed: Vec::new(),
             sweep_next: 0,
             dropped: Vec::new(),
         }
@@ -187,58 +223,18 @@ impl Keyspace {
         self.open_bytes = before.bytes;
     }
 
+    /// Takes back what was proposed to a shard since the last batch.
+    pub fn take_back_of(&mut self, index: usize) {
+        let shard = &mut self.shards[index];
+        self.open_bytes -= shard.open_bytes();
+        shard.take_back(0);
+        self.open.retain(|&open| open != index);
+    }
+
     /// Proposes that every shard is emptied.
     pub fn propose_flush(&mut self) {
-        for index in 0..self.shards.len() {
+        for index in 0..self.count {
             self.propose_with(index, Shard::propose_flush);
-        }
-    }
-
-    /// Hands over what has been proposed, stamped `at_ms`, and appends to `record`, if there is one, what must
-    /// become durable.
-    pub fn hand_over(&mut self, at_ms: u64, mut record: Option<&mut Vec<u8>>) {
-        assert!(self.handed.is_empty(), "one batch is in flight at a time");
-        std::mem::swap(&mut self.open, &mut self.handed);
-        self.open_bytes = 0;
-        for &index in &self.handed {
-            self.shards[index].hand_over(at_ms, record.as_deref_mut());
-        }
-    }
-
-    /// Begins the log of every shard: what the election of its leader has to say, beside what was proposed.
-    pub fn hand_over_all(&mut self, at_ms: u64, record: &mut Vec<u8>) {
-        self.open = (0..self.shards.len()).collect();
-        self.hand_over(at_ms, Some(record));
-    }
-
-    /// The last index of each shard that has a part in the batch in flight.
-    pub fn marks(&self) -> Vec<(u16, u64)> {
-        let mark = |&index: &usize| (index as u16, self.shards[index].last_index());
-        self.handed.iter().map(mark).collect()
-    }
-
-    /// What was handed over is durable. The next batch may be handed over before this one is applied.
-    pub fn persisted(&mut self) {
-        assert!(self.landed.is_empty(), "one batch is applied at a time");
-        std::mem::swap(&mut self.handed, &mut self.landed);
-        for &index in &self.landed {
-            self.shards[index].persisted();
-        }
-    }
-
-    /// The batch that has landed has been applied. Changes that nobody here asked for are applied first: a recovered
-    /// log ends with such.
-    pub fn settle(&mut self) {
-        for index in self.landed.drain(..) {
-            let mut unread = Vec::new();
-            let mut reply = Reply::new(&mut unread, Dialect::Resp2);
-            let shard = &mut self.shards[index];
-            while let Some(applied) = shard.apply_next(&mut reply, |_, _| {}) {
-                if let Applied::Flushed(dropped) = applied {
-                    self.dropped.push(*dropped);
-                }
-            }
-            shard.settle();
         }
     }
 
@@ -251,7 +247,7 @@ impl Keyspace {
 
     /// Applies the next change in every shard: that it is emptied.
     pub fn apply_flush(&mut self) {
-        for shard in &mut self.shards {
+        for shard in &mut self.shards[..self.count] {
             let mut unread = Vec::new();
             let mut reply = Reply::new(&mut unread, Dialect::Resp2);
             if let Some(Applied::Flushed(dropped)) = shard.apply_next(&mut reply, |_, _| {}) {
@@ -279,7 +275,7 @@ impl Keyspace {
 
     /// Number of keys, those included that have expired and not been swept yet.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.store().len()).sum()
+        self.data().iter().map(|shard| shard.store().len()).sum()
     }
 
     /// Whether there is no key.
@@ -289,7 +285,7 @@ impl Keyspace {
 
     /// Number of keys with an expiry.
     pub fn expiring(&self) -> usize {
-        self.shards
+        self.data()
             .iter()
             .map(|shard| shard.store().expiring())
             .sum()
@@ -297,7 +293,7 @@ impl Keyspace {
 
     /// Bytes of memory held for keys and values, by our own account.
     pub fn memory_bytes(&self) -> usize {
-        self.shards
+        self.data()
             .iter()
             .map(|shard| shard.store().memory_bytes())
             .sum()
@@ -305,18 +301,29 @@ impl Keyspace {
 
     /// Sum of the shards' log indices.
     pub fn index(&self) -> u64 {
-        let indices = self.shards.iter().map(|shard| shard.applied().index);
+        let indices = self.data().iter().map(|shard| shard.applied().index);
         indices.sum()
     }
 
-    /// The shards, by number.
+    /// The shards of the keys, by number.
+    fn data(&self) -> &[Shard] {
+        &self.shards[..self.count]
+    }
+
+    /// How many shards the keys are cut into.
+    pub fn count(&self) -> u16 {
+        self.count as u16
+    }
+
+    /// All shards: those of the keys, by number, and the meta shard, if there is one.
     pub fn shards(&self) -> &[Shard] {
         &self.shards
     }
 
     /// A shard.
     pub fn shard_mut(&mut self, number: u16) -> &mut Shard {
-        &mut self.shards[usize::from(number)]
+        let index = self.index_of_number(number);
+        &mut self.shards[index]
     }
 
     /// Adds what a store held until its image was made.
@@ -339,8 +346,29 @@ impl Keyspace {
         shard.sweep(at_ms, tables_max, &mut |key| touched.add(key, expired))
     }
 
+    /// The shard that `key` is in.
+    pub fn shard_of(&self, key: &[u8]) -> u16 {
+        self.index_of(key) as u16
+    }
+
+    /// Where a shard stands among [`shards`](Self::shards).
+    pub fn index_of_number(&self, number: u16) -> usize {
+        match number {
+            META => self.count,
+            number => number.into(),
+        }
+    }
+
+    /// A shard takes the place of the one of its number, with something in the record that gathers.
+    pub fn replace(&mut self, number: u16, shard: Shard) {
+        let index = self.index_of_number(number);
+        self.shards[index] = shard;
+        self.in_record.push(index);
+        self.mark(index);
+    }
+
     fn index_of_slot(&self, slot: u16) -> usize {
-        ring::shard_of_slot(slot, self.shards.len() as u16).into()
+        ring::shard_of_slot(slot, self.count as u16).into()
     }
 
     fn index_of(&self, key: &[u8]) -> usize {
@@ -384,7 +412,7 @@ impl Keyspace {
             Many::Count { what, keys } => {
                 let count = keys
                     .iter()
-                    .filter(|key| self.count(what, key, at_ms, touched))
+                    .filter(|key| self.find(what, key, at_ms, touched))
                     .count();
                 reply.count(count);
             }
@@ -414,7 +442,7 @@ impl Keyspace {
         self.one(op, at_ms, &mut Reply::new(&mut unread, dialect), touched);
     }
 
-    fn count(&mut self, what: Counted, key: &[u8], at_ms: u64, touched: &mut Touched) -> bool {
+    fn find(&mut self, what: Counted, key: &[u8], at_ms: u64, touched: &mut Touched) -> bool {
         let found = self.exists(key, at_ms);
         let action = match what {
             Counted::Touch => Action::Touch,
@@ -462,7 +490,7 @@ impl Keyspace {
 
     fn keys(&self, pattern: &[u8], at_ms: u64, reply: &mut Reply<'_>) {
         let mut found: Vec<Box<[u8]>> = Vec::new();
-        for shard in &self.shards {
+        for shard in self.data() {
             shard.store().for_each(at_ms, &mut |key, _| {
                 if pattern == b"*" || glob::matches(pattern, key) {
                     found.push(key.into());
@@ -486,7 +514,7 @@ impl Keyspace {
         let mut seen = 0;
         let mut shard = (cursor & ((1 << CURSOR_SHARD_BITS) - 1)) as usize;
         let mut position = cursor >> CURSOR_SHARD_BITS;
-        while shard < self.shards.len() && seen < count {
+        while shard < self.count && seen < count {
             position = self.shards[shard]
                 .store()
                 .scan(position, count - seen, at_ms, &mut |key| {
@@ -497,7 +525,7 @@ impl Keyspace {
                 });
             shard += usize::from(position == 0);
         }
-        let next = if shard >= self.shards.len() {
+        let next = if shard >= self.count {
             0
         } else {
             position << CURSOR_SHARD_BITS | shard as u64
@@ -512,7 +540,7 @@ impl Keyspace {
         let total = self.len() as u64;
         let mut nth = if total == 0 { 0 } else { random % total };
         let first = self
-            .shards
+            .data()
             .iter()
             .position(|shard| {
                 let len = shard.store().len() as u64;
@@ -522,8 +550,8 @@ impl Keyspace {
             })
             .unwrap_or(0);
         // A shard may hold nothing but expired keys: then the next one that has something answers.
-        let key = (0..self.shards.len())
-            .map(|step| (first + step) % self.shards.len())
+        let key = (0..self.count)
+            .map(|step| (first + step) % self.count)
             .find_map(|shard| {
                 self.shards[shard]
                     .store()

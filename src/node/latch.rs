@@ -12,7 +12,7 @@ use crate::reactor::id::ConnId;
 use crate::reactor::net::Net;
 
 use super::Node;
-use super::commit::Commits;
+use super::commit::batches::Commits;
 use super::session::Message;
 
 struct Waiting {

@@ -19,6 +19,7 @@ pub mod backup;
 pub mod catalogue;
 pub mod client;
 pub mod clients;
+pub mod cluster;
 pub mod commit;
 pub mod connection;
 pub mod dispatch;
@@ -36,6 +37,7 @@ pub mod process;
 pub mod propose;
 pub mod pubsub;
 pub mod recovery;
+pub mod replies;
 pub mod saving;
 pub mod server;
 pub mod session;
@@ -65,7 +67,9 @@ use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::Parser;
 
 use client::Clients;
-use commit::Commits;
+use cluster::Cluster;
+use commit::Flight;
+use commit::batches::Commits;
 use journal::Journal;
 use keyspace::{Keyspace, Touched};
 use latch::Latches;
@@ -123,6 +127,9 @@ enum Stopping {
 pub struct Node {
     keyspace: Keyspace,
     commits: Commits,
+    flight: Flight,
+    /// The cluster that this node is in, if it is in one.
+    cluster: Option<Box<Cluster>>,
     latches: Latches,
     journal: Journal,
     saving: Saving,
@@ -156,6 +163,8 @@ pub struct Node {
     started: Nanos,
     started_ms: u64,
     run_id: String,
+    /// The name that lasts as long as the data.
+    name: String,
     seed: u64,
 }
 
@@ -175,12 +184,18 @@ impl Node {
     pub fn new(values: Values, options: Options, seed: u64) -> Node {
         let mut random = fastrand::Rng::with_seed(seed);
         let hash_seed = HashSeed(random.u64(..), random.u64(..));
-        let run_id = (0..40)
+        let run_id: String = (0..40)
             .map(|_| char::from_digit(random.u32(..16), 16).unwrap_or('0'))
             .collect();
+        let keyspace = match options.cluster.is_empty() {
+            true => Keyspace::new(options.shards, hash_seed),
+            false => Keyspace::vacant(options.shards, hash_seed),
+        };
         let mut node = Node {
-            keyspace: Keyspace::new(options.shards, hash_seed),
-            commits: Commits::new(),
+            commits: Commits::new(keyspace.shards().len()),
+            keyspace,
+            flight: Flight::default(),
+            cluster: None,
             latches: Latches::default(),
             journal: Journal::absent(),
             saving: Saving::absent(),
@@ -208,6 +223,7 @@ impl Node {
             at_ms: 0,
             started: 0,
             started_ms: 0,
+            name: run_id.clone(),
             run_id,
             seed,
         };
@@ -321,7 +337,8 @@ pub fn stop(node: &mut Node, net: &mut Net<'_, Node>) {
 
 /// Goes on with a stop, when nothing is under way any more.
 fn go_on_stopping(cx: &mut Cx<'_, Node>) {
-    let is_at_rest = cx.app.commits.is_empty() && cx.app.journal.is_at_rest();
+    let is_at_rest =
+        cx.app.commits.is_empty() && cx.app.flight.is_empty() && cx.app.journal.is_at_rest();
     match cx.app.stopping {
         Stopping::Asked if is_at_rest => {
             cx.app.stopping = Stopping::Closing;
@@ -362,8 +379,12 @@ pub fn start<B: Backend>(backend: B, node: Node) -> io::Result<(Reactor<B, Node>
         cx.app.started_ms = cx.net.wall_ms();
         cx.app.stamp(cx.net.wall_ms());
         cx.net.call_later(HOUSEKEEPING, housekeeping);
-        if let Some(files) = cx.app.files.take() {
-            recovery::begin(cx, files);
+        match cx.app.files.take() {
+            Some(files) => recovery::begin(cx, files),
+            None => {
+                let name = cx.app.name.clone();
+                cluster::begin(cx, &name);
+            }
         }
     });
     Ok((reactor, address))
@@ -406,6 +427,7 @@ fn tell_swept(cx: &mut Cx<'_, Node>) {
         quick: true,
         in_transaction: false,
         pushed: Vec::new(),
+        serving: None,
     };
     notify::tell_touched(&mut turn);
 }

@@ -111,7 +111,7 @@ pub fn command(
     Next::Deferred
 }
 
-/// Puts a command that changes nothing behind the client's writes that are under way.
+/// Puts a command that changes nothing behind the writes that are under way: the client's, or those to its shard.
 pub fn behind(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
     if has_enough(turn) {
         return Next::Settle;
@@ -120,7 +120,9 @@ pub fn behind(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) ->
     let work = Work::Run(Box::new(OwnedArgs::copy(args)));
     let bytes = reply_bytes(turn, row, args);
     push(turn, row, args, flags, work);
-    turn.client().awaiting_bytes += bytes;
+    if turn.serving.is_none() {
+        turn.client().awaiting_bytes += bytes;
+    }
     Next::Deferred
 }
 
@@ -172,7 +174,9 @@ pub fn transaction(
         works.push(work);
     }
     let flags = flags(turn) & !TIMED;
-    push_item(turn, exec, flags, Work::Exec(parts.len()), None);
+    let shards = parts.iter().map(|(row, args, _)| shard(turn, row, *args));
+    let of_all = shards.max().unwrap_or_default();
+    push_item(turn, exec, of_all, flags, Work::Exec(parts.len()), None);
     for ((row, args, _), work) in parts.iter().zip(works) {
         push(turn, row, *args, flags | INNER, work);
     }
@@ -229,7 +233,7 @@ fn reply_bytes(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>) -> usize 
 }
 
 /// Whether as much of this client is under way as may be.
-fn has_enough(turn: &mut Turn<'_, '_, '_>) -> bool {
+pub fn has_enough(turn: &mut Turn<'_, '_, '_>) -> bool {
     let client = turn.client();
     client.awaiting >= AWAITING_MAX || client.awaiting_bytes >= AWAITING_BYTES_MAX
 }
@@ -292,25 +296,49 @@ fn flags(turn: &mut Turn<'_, '_, '_>) -> u8 {
 
 fn push(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>, flags: u8, work: Work) {
     let typed = (flags & TIMED != 0).then(|| Box::new(slowlog::shortened(args)));
-    push_item(turn, row, flags, work, typed);
+    let shard = shard(turn, row, args);
+    push_item(turn, row, shard, flags, work, typed);
+}
+
+/// The shard of a command's first key. It matters only where each shard has its lane.
+fn shard(turn: &Turn<'_, '_, '_>, row: &Row, args: Args<'_>) -> u16 {
+    let is_split = turn.node.commits.is_split();
+    let key = row.keys.positions(args.len()).next().filter(|_| is_split);
+    key.map_or(0, |at| turn.node.keyspace.shard_of(args.at(at)))
 }
 
 fn push_item(
     turn: &mut Turn<'_, '_, '_>,
     row: &'static Row,
+    shard: u16,
     flags: u8,
     work: Work,
     typed: Option<Box<OwnedArgs>>,
 ) {
     let bytes = std::mem::take(&mut turn.request_bytes);
-    let client = turn.client();
-    client.awaiting += 1;
-    client.awaiting_bytes += bytes;
-    client.awaiting_longest = client.awaiting_longest.max(bytes);
+    let dialect = turn.reply.dialect();
+    let number = match turn.serving {
+        Some(id) => id,
+        None => {
+            let client = turn.client();
+            client.awaiting += 1;
+            client.awaiting_bytes += bytes;
+            client.awaiting_longest = client.awaiting_longest.max(bytes);
+            let is_answered = flags & INNER == 0;
+            if is_answered {
+                client.replies.take()
+            } else {
+                0
+            }
+        }
+    };
     let conn: ConnId = turn.me;
     let item = Item {
         conn,
+        number,
+        dialect,
         verb: row.verb,
+        shard,
         flags,
         work,
         typed,

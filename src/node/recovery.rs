@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::cluster::map::META;
 use crate::data::files::{self, Files, IDENTITY, Kind, RESERVE};
 use crate::data::identity::{self, Identity};
 use crate::data::loading;
@@ -33,9 +34,9 @@ use crate::store::HashSeed;
 
 use super::journal::segments::Segments;
 use super::journal::{self, Journal, space};
-use super::keyspace::Keyspace;
+use super::keyspace::{Keyspace, NOBODY};
 use super::saving::Saving;
-use super::{Node, commit};
+use super::{Node, cluster, commit};
 
 /// How often the log tells how far loading is.
 const REPORT: Duration = Duration::from_secs(1);
@@ -191,14 +192,17 @@ fn found(cx: &mut Cx<'_, Node>, found: Result<Found, Damage>) {
     let Some(loading) = &mut cx.app.loading else {
         return;
     };
-    if let Some(shard) = found.snapshots.keys().find(|&&shard| shard >= count) {
+    let is_there = |&shard: &u16| shard < count || shard == META;
+    if let Some(shard) = found.snapshots.keys().find(|shard| !is_there(shard)) {
         let damage = Damage::new(&found.snapshots[shard], 0, "there is no such shard");
         return refuse(cx, &damage);
     }
     let total = &loading.progress.bytes_total;
     total.store(found.bytes, Ordering::Relaxed);
     loading.left = found.snapshots.len();
+    cx.app.name = found.identity.node;
     loading.shards = (0..count)
+        .chain([META])
         .map(|number| {
             let has_snapshot = found.snapshots.contains_key(&number);
             (!has_snapshot).then(|| Recovery::new(number, seed))
@@ -253,8 +257,11 @@ fn loaded(cx: &mut Cx<'_, Node>, recovery: Result<Recovery, Damage>) {
     let Some(loading) = &mut cx.app.loading else {
         return;
     };
-    let number = usize::from(recovery.number());
-    loading.shards[number] = Some(recovery);
+    let index = match recovery.number() {
+        META => loading.shards.len() - 1,
+        number => number.into(),
+    };
+    loading.shards[index] = Some(recovery);
     loading.left -= 1;
     if loading.left == 0 {
         replay(cx);
@@ -266,8 +273,8 @@ struct Replayed {
     shards: Vec<Recovery>,
     end: End,
     segments: Segments,
-    /// Index of each shard's snapshot.
-    saved: Vec<u64>,
+    /// Number and index of each shard's snapshot.
+    saved: Vec<(u16, u64)>,
 }
 
 /// All snapshots are loaded: the log is gone through.
@@ -286,7 +293,8 @@ fn read_log(
     mut shards: Vec<Recovery>,
     progress: &Progress,
 ) -> Result<Replayed, Damage> {
-    let saved = shards.iter().map(Recovery::index).collect();
+    let saved = shards.iter().map(|shard| (shard.number(), shard.index()));
+    let saved = saved.collect();
     let mut segments = Segments::default();
     let keys = |id| files.secret(id);
     let end = loading::log(&*files.disk, &keys, &mut shards, &mut |record, marks| {
@@ -317,17 +325,22 @@ fn replayed(cx: &mut Cx<'_, Node>, replayed: Result<Replayed, Damage>) {
     }
     let mut record = Vec::new();
     let mut at_ms = 0;
-    let mut shards = Vec::with_capacity(replayed.shards.len());
-    for recovery in replayed.shards {
+    let recovered = match sort_out(cx.app, replayed.shards) {
+        Ok(recovered) => recovered,
+        Err(text) => return stop(cx, text),
+    };
+    let mut shards = Vec::with_capacity(recovered.len());
+    for recovery in recovered {
         recovery.write_tail(&mut record);
         at_ms = at_ms.max(recovery.at_ms());
         shards.push(recovery.finish());
     }
     cx.app.stamp(at_ms);
+    cx.app.commits.set_shards(shards.len());
     cx.app.keyspace = Keyspace::of(shards);
-    let at_ms = cx.app.at_ms;
-    cx.app.keyspace.hand_over_all(at_ms, &mut record);
-    let marks = cx.app.keyspace.marks();
+    let number = cx.app.flight.take_off();
+    cx.app.keyspace.advance(Some(&mut record), number);
+    let marks = cx.app.keyspace.begin_flight_of_all();
     let Some(loading) = &cx.app.loading else {
         return;
     };
@@ -341,9 +354,32 @@ fn replayed(cx: &mut Cx<'_, Node>, replayed: Result<Replayed, Damage>) {
         files,
         end: replayed.end,
         record,
+        number,
         marks,
     };
     begin_log(cx, first);
+}
+
+/// What the shards are: those of a node that is alone, of a member of a cluster, or of one that is to be.
+fn sort_out(node: &Node, mut shards: Vec<Recovery>) -> Result<Vec<Recovery>, String> {
+    let has_some = |shard: &Recovery| shard.last_index() > 0;
+    let is_member = shards.last().is_some_and(has_some);
+    if !is_member && node.options.cluster.is_empty() {
+        shards.pop();
+        return Ok(shards);
+    }
+    if !is_member && shards.iter().any(has_some) {
+        return Err(
+            "the directory holds the data of a node that is alone: a cluster is founded with empty directories; \
+             make a backup, found the cluster, and import it"
+                .to_owned(),
+        );
+    }
+    let vacant = |shard: Recovery| match has_some(&shard) {
+        true => shard,
+        false => shard.vacate(NOBODY),
+    };
+    Ok(shards.into_iter().map(vacant).collect())
 }
 
 /// What the log begins with, behind what was read.
@@ -351,6 +387,7 @@ struct First {
     files: Files,
     end: End,
     record: Vec<u8>,
+    number: u64,
     marks: Vec<(u16, u64)>,
 }
 
@@ -398,12 +435,12 @@ fn log_begun(cx: &mut Cx<'_, Node>, first: First, begun: io::Result<(Wal, u64)>)
     match begun {
         Ok((wal, segment)) => {
             journal::begin(cx, wal, segment, &first.marks);
-            ready(cx);
+            ready(cx, first.number);
             commit::hand_over(cx);
         }
         Err(error) if is_full(&error) => {
             space::run_out(cx, &error);
-            ready(cx);
+            ready(cx, first.number);
             cx.net.call_later(REPORT, |cx| begin_log(cx, first));
         }
         Err(error) => journal::fail(cx, &error),
@@ -411,18 +448,22 @@ fn log_begun(cx: &mut Cx<'_, Node>, first: First, begun: io::Result<(Wal, u64)>)
 }
 
 /// Everything is in memory.
-fn ready(cx: &mut Cx<'_, Node>) {
+fn ready(cx: &mut Cx<'_, Node>, number: u64) {
     let node = &mut *cx.app;
     if node.loading.take().is_none() {
         return;
     }
-    node.keyspace.persisted();
-    node.keyspace.settle();
+    node.keyspace.persisted(number);
+    let (record, number) = node.flight.gathering();
+    node.keyspace.advance(Some(record), number);
+    node.keyspace.apply_all();
     let took_ms = cx.net.clock().saturating_sub(node.started) / 1_000_000;
     log::info!(
         "ready: {} keys, loaded in {took_ms} ms",
         node.keyspace.len()
     );
+    let name = node.name.clone();
+    cluster::begin(cx, &name);
 }
 
 /// The data cannot be loaded.

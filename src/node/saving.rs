@@ -17,11 +17,12 @@
 //! [`snapshot-log-size`]: crate::config::Options::snapshot_log_bytes
 //! [`snapshot-interval`]: crate::config::Options::snapshot_interval
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cluster::map::META;
 use crate::data::files::{self, Files};
 use crate::disk::image::write::ImageWriter;
 use crate::disk::wal::is_full;
@@ -29,6 +30,7 @@ use crate::disk::{DIRECTORY, Disk};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::timer::Nanos;
+use crate::shard::Shard;
 use crate::shard::meta::{CONTINUES, Meta};
 
 use super::journal::space;
@@ -87,7 +89,7 @@ pub struct Outcome {
 pub struct Saving {
     files: Option<Files>,
     /// By shard: up to which index it is in a snapshot, and since when (milliseconds).
-    saved: Vec<(u64, u64)>,
+    saved: BTreeMap<u16, (u64, u64)>,
     /// Shards whose turn will come.
     queue: BTreeSet<u16>,
     /// Those of them that are saved although nothing was changed.
@@ -112,7 +114,7 @@ impl Saving {
     pub fn absent() -> Saving {
         Saving {
             files: None,
-            saved: Vec::new(),
+            saved: BTreeMap::new(),
             queue: BTreeSet::new(),
             anew: BTreeSet::new(),
             backups: VecDeque::new(),
@@ -127,10 +129,13 @@ impl Saving {
     }
 
     /// Goes on behind snapshots up to these indices, by shard.
-    pub fn open(files: Files, saved: Vec<u64>, at_ms: u64) -> Saving {
+    pub fn open(files: Files, saved: Vec<(u16, u64)>, at_ms: u64) -> Saving {
         Saving {
             files: Some(files),
-            saved: saved.into_iter().map(|index| (index, at_ms)).collect(),
+            saved: saved
+                .into_iter()
+                .map(|(shard, index)| (shard, (index, at_ms)))
+                .collect(),
             saved_ms: at_ms,
             ..Saving::absent()
         }
@@ -158,7 +163,7 @@ impl Saving {
 
     /// Asks for snapshots of all shards that were changed since their last.
     pub fn queue_all(&mut self) {
-        self.queue = (0..self.saved.len() as u16).collect();
+        self.queue = self.saved.keys().copied().collect();
         self.paused_until = 0;
     }
 
@@ -195,15 +200,14 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
 
 fn queue_due(node: &mut Node) {
     let saving = &mut node.saving;
-    let is_changed =
-        |shard: u16, saved: u64| node.keyspace.shards()[usize::from(shard)].applied().index > saved;
+    let is_changed = |shard: u16, saved: u64| node.keyspace.applied(shard) > saved;
     let log_bytes_max = node.options.snapshot_log_bytes.max(saving.last.bytes);
     let is_log_long = node.journal.figures.since_saved >= log_bytes_max;
     let interval = node
         .options
         .snapshot_interval
         .map(|time| time.as_millis() as u64);
-    for (shard, &(saved, since_ms)) in (0..).zip(&saving.saved) {
+    for (&shard, &(saved, since_ms)) in &saving.saved {
         let is_old = interval.is_some_and(|ms| node.at_ms.saturating_sub(since_ms) >= ms);
         if (is_log_long || is_old) && is_changed(shard, saved) {
             saving.queue.insert(shard);
@@ -225,7 +229,8 @@ fn begin(cx: &mut Cx<'_, Node>) {
         return;
     };
     let (target, shards, disk) = if let Some((name, _)) = node.saving.backups.front() {
-        let all = (0..node.keyspace.shards().len() as u16).collect();
+        let data = node.keyspace.replicas().map(Shard::number);
+        let all = data.filter(|&shard| shard != META).collect();
         (Target::Backup(name.clone()), all, files.backups.clone())
     } else if let Some((shard, index)) = next_changed(node) {
         let shards = VecDeque::from([shard]);
@@ -259,7 +264,7 @@ fn begin(cx: &mut Cx<'_, Node>) {
 
 /// Notes the moment in the stores of these shards; what the image says of it.
 fn moment(node: &mut Node, shards: &VecDeque<u16>) -> Meta {
-    let all = node.keyspace.shards().len() as u16;
+    let all = node.keyspace.count();
     let part = |&number: &u16| {
         let shard = node.keyspace.shard_mut(number);
         shard.store_mut().begin_image();
@@ -392,7 +397,7 @@ fn finished(cx: &mut Cx<'_, Node>, outcome: io::Result<u64>) {
                 "saved shard {shard} up to entry {index}: {} keys, {bytes} bytes, {took_ms} ms",
                 active.keys
             );
-            node.saving.saved[usize::from(shard)] = (index, node.at_ms);
+            node.saving.saved.insert(shard, (index, node.at_ms));
             node.saving.is_unsaid = true;
             tidy(cx, shard, index);
         }
@@ -411,14 +416,8 @@ fn finished(cx: &mut Cx<'_, Node>, outcome: io::Result<u64>) {
 
 /// Removes what a new snapshot makes needless.
 fn tidy(cx: &mut Cx<'_, Node>, shard: u16, index: u64) {
-    let saved: Vec<u64> = cx
-        .app
-        .saving
-        .saved
-        .iter()
-        .map(|&(index, _)| index)
-        .collect();
-    journal::recycle(cx, |shard| saved[usize::from(shard)]);
+    let saved = cx.app.saving.saved.clone();
+    journal::recycle(cx, |shard| saved.get(&shard).map_or(0, |&(index, _)| index));
     let Some(files) = &cx.app.saving.files else {
         return;
     };
@@ -507,9 +506,10 @@ fn note_saved(node: &mut Node) {
 /// Takes the next shard out of the queue that is to be saved, with the index up to which it will be.
 fn next_changed(node: &mut Node) -> Option<(u16, u64)> {
     while let Some(shard) = node.saving.queue.pop_first() {
-        let index = node.keyspace.shards()[usize::from(shard)].applied().index;
+        let index = node.keyspace.applied(shard);
         let is_anew = node.saving.anew.remove(&shard);
-        if is_anew || index > node.saving.saved[usize::from(shard)].0 {
+        let saved = node.saving.saved.get(&shard).map_or(0, |&(index, _)| index);
+        if (is_anew || index > saved) && !node.keyspace.is_vacant(shard) {
             return Some((shard, index));
         }
     }

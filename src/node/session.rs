@@ -134,6 +134,7 @@ impl Session {
             quick: true,
             in_transaction: false,
             pushed: Vec::new(),
+            serving: None,
         };
         turn.end_run();
         // The first request is most often the only one: what is behind it is looked at when it has been run.

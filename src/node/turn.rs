@@ -100,6 +100,8 @@ pub struct Turn<'t, 'n, 'o> {
     pub quick: bool,
     /// Pushes that stand behind EXEC's reply.
     pub pushed: Vec<u8>,
+    /// The id of the command that another node has passed on, when it is its.
+    pub serving: Option<u64>,
 }
 
 impl Turn<'_, '_, '_> {

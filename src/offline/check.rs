@@ -295,7 +295,7 @@ impl Check<'_> {
         }
         let at_ms = shards.iter().map(Recovery::at_ms).max().unwrap_or(0);
         for (number, recovery) in shards.into_iter().enumerate() {
-            let shard = settle(recovery.finish(), at_ms);
+            let shard = settle(recovery.finish());
             let mut keys = 0;
             shard.store().for_each(at_ms, &mut |_, _| keys += 1);
             (findings.tell)(&format!(
@@ -321,10 +321,9 @@ fn in_folder(file: &FileInfo, folder: &str) -> FileInfo {
     }
 }
 
-/// The shard with all of its log applied.
-fn settle(mut shard: Shard, at_ms: u64) -> Shard {
-    shard.hand_over(at_ms, Some(&mut Vec::new()));
-    shard.persisted();
+/// The shard with all of its log applied that is committed.
+fn settle(mut shard: Shard) -> Shard {
+    shard.advance(None, 1);
     let mut unread = Vec::new();
     let mut reply = Reply::new(&mut unread, Dialect::Resp2);
     while shard.apply_next(&mut reply, |_, _| {}).is_some() {}

@@ -36,7 +36,9 @@ use crate::disk::image::write::ImageWriter;
 use crate::disk::real::{LOCK, RealDisk};
 use crate::disk::seal::KeyRing;
 use crate::disk::{DIRECTORY, Damage, Disk};
-use crate::shard::meta::{CONTINUES, Meta};
+use crate::shard::ALONE;
+use crate::shard::members::Members;
+use crate::shard::meta::{CONTINUES, Meta, Part};
 use crate::store::HashSeed;
 
 const BRIEF: &str = "\
@@ -251,7 +253,12 @@ pub fn restore(
         let snapshot = files::snapshot_name(part.shard, part.applied.index);
         let one = Meta {
             shards: meta.shards,
-            parts: vec![*part],
+            // What comes out belongs to nobody's group.
+            parts: vec![Part {
+                replica: ALONE,
+                members: Members::of(&[ALONE]),
+                ..part.clone()
+            }],
         };
         let mut writer = ImageWriter::create(
             Arc::clone(target),

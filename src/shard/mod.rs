@@ -12,40 +12,48 @@
 //!   is read is therefore committed, and reading waits for nobody.
 //! - Raft is TiKV's `raft` crate with asynchronous append: the entries are in memory ([`log`](self)) when it
 //!   asks for them, and count once they are durable. It reads neither clock nor disk nor network.
+//! - A replica that is alone in its group elects itself, needs no ticks, and commits what is on its own disk. The
+//!   others exchange messages, which somebody else carries.
+//! - What one replica removes, all must: a key past its time is removed only as of a time stamp of the log, so that
+//!   no later entry finds it alive on one and not on another.
 //!
-//! The rooms: `log` (what raft asks for), [`section`] (log bytes), [`meta`] (what an image says of itself),
-//! [`recovery`] (from files to a shard).
+//! The rooms: [`group`](self) (raft), `log` (what raft asks for), `lease` (until when a leader may answer reads),
+//! [`members`] (who is in a group), [`peer`] (raft's messages as bytes, and which of them to believe), [`section`] (log
+//! bytes), [`meta`] (what an image says of itself), [`recovery`] (from files to a shard).
 //!
 //! Sources: Ongaro & Ousterhout, "In Search of an Understandable Consensus Algorithm" (2014); Ongaro's thesis,
 //! 10.2.1 (writing to the leader's disk in parallel).
-//!
-//! Deliberately absent: peers. The group has one voter, so that it elects itself, needs no ticks, and commits
-//! what is on its own disk.
 
+mod group;
+mod lease;
 mod log;
+pub mod members;
 pub mod meta;
 pub mod peer;
 pub mod recovery;
+mod replication;
 pub mod section;
 
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
-use raft::eraftpb::{Entry as RaftEntry, Message, MessageType};
-use raft::{Config, RawNode, Ready};
 
 use crate::command::encode::{self, Change};
 use crate::command::op::{Effect, Op};
 use crate::store::{Dropped, Entry, HashSeed, KeyHash, Step, Store};
-use crate::wire::reply::Reply;
-use log::Log;
+use crate::wire::reply::{Dialect, Reply};
+use group::Group;
 use meta::Part;
-use section::{Committed, HardState, STAMP_BYTES};
+use peer::change::check_change;
+use section::{HardState, STAMP_BYTES};
 
-/// This replica's name in its group; the only one.
-const REPLICA: u64 = 1;
-/// Committed entries handed out at once, in bytes.
-const COMMITTED_BYTES_MAX: u64 = 16 << 20;
+/// The name of a replica that has always been alone in its group.
+pub const ALONE: u64 = 1;
+/// Raft's unit of time, in nanoseconds.
+pub const TICK_NANOS: u64 = 100_000_000;
+/// A follower that has heard nothing for so many ticks stands for election; a little later, if others come first.
+pub const ELECTION_TICKS: usize = 10;
+
 /// Space an open entry begins with at most; it grows as it must.
 const OPEN_BYTES_FIRST: usize = 64 << 10;
 
@@ -65,15 +73,25 @@ pub enum Applied {
 pub struct Shard {
     number: u16,
     store: Store,
-    raft: RawNode<Log>,
+    group: Group,
     /// What was proposed since the last batch, behind room for its time stamp; empty when there is nothing.
     open: Vec<u8>,
-    /// The latest step of raft that is in a record under way, and the time stamp of its entry.
-    handed: Option<(u64, u64)>,
-    committed: VecDeque<Committed>,
+    /// Index and time stamp of the entries that were proposed here and are not applied yet.
+    proposed: VecDeque<(u64, u64)>,
     /// The keys of the first committed changes: those that were looked ahead at.
     ahead: VecDeque<KeyHash>,
     applied: Applying,
+}
+
+/// What a turn of raft came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turned {
+    /// Nothing must be kept.
+    Silent,
+    /// Something was appended to the record.
+    Written,
+    /// The same, and the store is to be replaced by a snapshot up to this index.
+    Replaced(u64),
 }
 
 /// How far the store is.
@@ -88,40 +106,24 @@ pub struct Applying {
 }
 
 impl Shard {
-    /// An empty shard, of which nothing is on any disk.
+    /// An empty shard, of which nothing is on any disk, and which nobody else has.
     pub fn new(number: u16, seed: HashSeed) -> Self {
         recovery::Recovery::new(number, seed).finish()
     }
 
-    /// A shard that goes on where `applied` says, with `log` behind it.
-    fn assemble(number: u16, store: Store, log: Log, applied: Applying) -> Self {
-        let config = Config {
-            id: REPLICA,
-            election_tick: 10,
-            heartbeat_tick: 2,
-            applied: applied.index,
-            max_size_per_msg: 1 << 20,
-            max_inflight_msgs: 256,
-            check_quorum: true,
-            pre_vote: true,
-            skip_bcast_commit: true,
-            max_committed_size_per_ready: COMMITTED_BYTES_MAX,
-            ..Config::default()
-        };
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let mut raft = RawNode::new(&config, log, &logger).expect("recovery checked the state");
-        raft.campaign()
-            .expect("a group of one elects its only member");
-        Shard {
+    /// A shard that goes on where `applied` says.
+    fn assemble(number: u16, store: Store, group: Group, applied: Applying) -> Self {
+        let mut shard = Shard {
             number,
             store,
-            raft,
+            group,
             open: Vec::new(),
-            handed: None,
-            committed: VecDeque::new(),
+            proposed: VecDeque::new(),
             ahead: VecDeque::new(),
             applied,
-        }
+        };
+        shard.settle();
+        shard
     }
 
     /// Adds an operation to what the next batch proposes.
@@ -157,109 +159,61 @@ impl Shard {
         self.open.truncate(bytes);
     }
 
-    /// Proposes what has gathered as one entry of the time `at_ms`, and appends to `record` what must become durable
-    /// before [`persisted`](Self::persisted) may be called. Without a record nothing must: it is committed.
-    pub fn hand_over(&mut self, at_ms: u64, record: Option<&mut Vec<u8>>) {
-        if !self.open.is_empty() {
-            self.close_entry(at_ms);
+    /// Proposes what has gathered as one entry of the time `at_ms`; its index and term. Nothing when this replica does
+    /// not lead its group (any more): then nothing of it was done.
+    pub fn close(&mut self, at_ms: u64) -> Option<(u64, u64)> {
+        if self.open.is_empty() {
+            return None;
         }
-        if !self.raft.has_ready() {
-            return;
-        }
-        let is_kept = record.is_some();
-        let mut ready = self.raft.ready();
-        let entries = ready.take_entries();
-        let is_to_persist = !entries.is_empty() || ready.must_sync();
-        if let Some(record) = record.filter(|_| is_to_persist) {
-            section::begin(record, self.number, self.hard_state(), entries.len());
-            for entry in &entries {
-                section::put_entry(record, entry.index, entry.term, &entry.data);
-            }
-        }
-        self.raft.mut_store().append(entries);
-        if is_kept {
-            self.handed = Some((ready.number(), at_ms));
-            if self.committed.is_empty() {
-                self.store.set_settled(at_ms);
-            }
-            self.finish_ready(ready);
-        } else {
-            self.keep_hard_state(&ready);
-            self.take_committed(ready.take_committed_entries());
-            let mut light = self.raft.advance_append(ready);
-            self.take_committed(light.take_committed_entries());
-        }
-    }
-
-    /// Makes an entry of what has gathered. One message of raft for all of it.
-    fn close_entry(&mut self, at_ms: u64) {
         let next = Vec::with_capacity(self.open.len().min(OPEN_BYTES_FIRST));
         let mut data = std::mem::replace(&mut self.open, next);
         data[..STAMP_BYTES].copy_from_slice(&at_ms.to_le_bytes());
-        let entry = RaftEntry {
-            data: Bytes::from(data),
-            ..RaftEntry::default()
-        };
-        let mut message = Message::default();
-        message.set_msg_type(MessageType::MsgPropose);
-        message.from = REPLICA;
-        message.set_entries(vec![entry].into());
-        self.raft
-            .step(message)
-            .expect("the leader of a group of one accepts proposals");
+        let at = self.group.propose(Bytes::from(data))?;
+        if self.proposed.is_empty() && self.group.committed().is_none() && self.is_alone() {
+            self.store.set_settled(at_ms);
+        }
+        self.proposed.push_back((at.0, at_ms));
+        Some(at)
     }
 
-    /// Takes what is committed out of a step of raft and tells raft that the rest is in its log.
-    fn finish_ready(&mut self, mut ready: Ready) {
-        self.take_committed(ready.take_committed_entries());
-        self.keep_hard_state(&ready);
-        self.raft.advance_append_async(ready);
+    /// Proposes an entry without changes, for the sake of its time stamp.
+    pub fn propose_stamp(&mut self) {
+        self.begin_entry();
     }
 
-    fn keep_hard_state(&mut self, ready: &Ready) {
-        if let Some(state) = ready.hs() {
-            self.raft.mut_store().set_hard_state(state.clone());
+    /// Whether raft has something to say.
+    pub fn is_dirty(&self) -> bool {
+        self.group.has_ready()
+    }
+
+    /// Takes what raft has to say, and appends to `record`, whose number is `number`, what must become durable before
+    /// [`persisted`](Self::persisted) may be called. Without a record nothing must: it is as good as durable.
+    pub fn advance(&mut self, record: Option<&mut Vec<u8>>, number: u64) -> Turned {
+        let advanced = self.group.advance(record, number);
+        match advanced.snapshot {
+            Some(snapshot) => Turned::Replaced(snapshot.get_metadata().index),
+            None if advanced.is_written => Turned::Written,
+            None => Turned::Silent,
         }
     }
 
-    fn take_committed(&mut self, entries: Vec<RaftEntry>) {
-        for entry in entries {
-            let (at_ms, changes) = match section::body(&entry.data) {
-                Ok(Some((at_ms, _))) => (at_ms, entry.data.slice(STAMP_BYTES..)),
-                _ => (0, Bytes::new()),
-            };
-            self.committed.push_back(Committed {
-                index: entry.index,
-                term: entry.term,
-                at_ms,
-                changes,
-            });
-        }
+    /// What was appended to the records up to this one is durable: raft counts it, and has more to say.
+    pub fn persisted(&mut self, record: u64) {
+        self.group.persisted(record);
     }
 
-    /// What was handed over is durable: raft counts it, and what is committed by that can be applied.
-    pub fn persisted(&mut self) {
-        let Some((handed, _)) = self.handed.take() else {
-            return;
-        };
-        self.raft.on_persist_ready(handed);
-        while self.raft.has_ready() {
-            let ready = self.raft.ready();
-            assert!(
-                ready.entries().is_empty(),
-                "nothing is proposed while a batch is under way"
-            );
-            let number = ready.number();
-            self.finish_ready(ready);
-            self.raft.on_persist_ready(number);
-        }
+    /// Index and term of the next entry that is committed and not applied.
+    pub fn next_committed(&self) -> Option<(u64, u64)> {
+        self.group
+            .committed()
+            .map(|entry| (entry.index, entry.term))
     }
 
     /// The time stamp of the next change that [`apply_next`](Self::apply_next) will apply; `None` when nothing
     /// committed is left.
     pub fn next_at_ms(&mut self) -> Option<u64> {
-        while let Some(entry) = self.committed.front() {
-            if !entry.changes.is_empty() {
+        while let Some(entry) = self.group.committed() {
+            if !entry.is_members && !entry.changes.is_empty() {
                 return Some(entry.at_ms);
             }
             self.finish_entry();
@@ -278,7 +232,7 @@ impl Shard {
         if self.ahead.is_empty() {
             self.look_ahead();
         }
-        let entry = self.committed.front_mut()?;
+        let entry = self.group.committed_mut()?;
         let (change, used) =
             encode::decode(&entry.changes).expect("a committed entry was checked or made by us");
         let applied = match &change {
@@ -301,7 +255,7 @@ impl Shard {
     /// Has the memory fetched into the cache that the next changes of the first committed entry will need. Each alone
     /// would wait for it several times, one after the other; so they wait together.
     fn look_ahead(&mut self) {
-        let Some(entry) = self.committed.front() else {
+        let Some(entry) = self.group.committed() else {
             return;
         };
         let mut rest = &entry.changes[..];
@@ -319,18 +273,51 @@ impl Shard {
         }
     }
 
-    /// The first committed entry has no changes left.
-    fn finish_entry(&mut self) {
-        let Some(entry) = self.committed.pop_front() else {
+    /// Applies the next committed entry, or what is left of it, for nobody who waits for an answer.
+    pub fn apply_entry(
+        &mut self,
+        mut touched: impl FnMut(&[u8], Effect),
+        mut dropped: impl FnMut(Dropped),
+    ) {
+        let Some((index, _)) = self.next_committed() else {
             return;
         };
+        let mut unread = Vec::new();
+        while self.next_at_ms().is_some()
+            && self.next_committed().is_some_and(|(at, _)| at == index)
+        {
+            unread.clear();
+            let mut reply = Reply::new(&mut unread, Dialect::Resp2);
+            if let Some(Applied::Flushed(all)) = self.apply_next(&mut reply, &mut touched) {
+                dropped(*all);
+            }
+        }
+    }
+
+    /// The first committed entry has no changes left.
+    fn finish_entry(&mut self) {
+        let change = (self.group.committed())
+            .filter(|entry| entry.is_members)
+            .map(|entry| check_change(&entry.changes));
+        if let Some(change) = change {
+            let change = change.expect("a committed entry was checked or made by us");
+            self.group.apply_change(&change);
+        }
+        let Some(entry) = self.group.pop_committed() else {
+            return;
+        };
+        while self
+            .proposed
+            .front()
+            .is_some_and(|&(index, _)| index <= entry.index)
+        {
+            self.proposed.pop_front();
+        }
         self.applied = Applying {
             index: entry.index,
             term: entry.term,
             at_ms: self.applied.at_ms.max(entry.at_ms),
         };
-        self.raft.advance_apply_to(entry.index);
-        self.raft.mut_store().forget(entry.index);
     }
 
     /// Does a reading operation as of `at_ms` and writes its reply.
@@ -345,10 +332,13 @@ impl Shard {
     }
 
     /// Everything committed has been applied. Readers and sweeps remove keys past their time again, but not beyond the
-    /// stamp of an entry that is still to be applied, which may yet find them alive.
+    /// stamp of an entry that is still to be applied, which may yet find them alive. What others may propose nobody
+    /// knows: then it is the stamp of the last entry that counts.
     pub fn settle(&mut self) {
-        assert!(self.committed.is_empty(), "all of it was applied");
-        let at_ms = self.handed.map_or(u64::MAX, |(_, at_ms)| at_ms);
+        let at_ms = match self.is_alone() {
+            true => self.proposed.front().map_or(u64::MAX, |&(_, at_ms)| at_ms),
+            false => self.applied.at_ms,
+        };
         self.store.set_settled(at_ms);
     }
 
@@ -389,21 +379,23 @@ impl Shard {
             applied: self.applied,
             state: self.hard_state(),
             keys: self.store.len() as u64,
+            replica: self.group.replica(),
+            members: self.group.members().clone(),
         }
     }
 
     /// Index of the last entry of the log, applied or not.
     pub fn last_index(&self) -> u64 {
-        self.raft.raft.raft_log.last_index()
+        self.group.last_index()
     }
 
     /// Raft's hard state.
     pub fn hard_state(&self) -> HardState {
-        let raft = &self.raft.raft;
-        HardState {
-            term: raft.term,
-            vote: raft.vote,
-            commit: raft.raft_log.committed,
-        }
+        self.group.hard_state()
+    }
+
+    /// Appends a section with nothing but the hard state.
+    pub fn write_state(&self, record: &mut Vec<u8>) {
+        section::begin(record, self.number, self.hard_state(), 0);
     }
 }

@@ -12,14 +12,16 @@
 //! What comes in was checked for damage by whoever read the files; what does not make sense nevertheless is an
 //! error with a reason, never a guess.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
-use raft::eraftpb::{Entry as RaftEntry, HardState as RaftHardState};
+use raft::eraftpb::{Entry as RaftEntry, EntryType, HardState as RaftHardState};
 
+use super::group::Group;
 use super::log::Log;
-use super::section::{self, HardState, NUMBER_MAX, Section};
-use super::{Applying, REPLICA, Shard};
+use super::members::Members;
+use super::meta::Part;
+use super::peer::change::check_change;
+use super::section::{self, Base, HardState, NUMBER_MAX, Section};
+use super::{ALONE, Applying, Shard};
 use crate::command::encode::{self, Change};
 use crate::store::{HashSeed, Store};
 use crate::wire::reply::{Dialect, Reply};
@@ -27,34 +29,69 @@ use crate::wire::reply::{Dialect, Reply};
 /// A shard that is being put together.
 pub struct Recovery {
     number: u16,
+    replica: u64,
     store: Store,
     applied: Applying,
     state: HardState,
     /// The term of the last section.
     log_term: u64,
-    /// Entries behind the applied one, contiguous.
-    tail: VecDeque<RaftEntry>,
+    /// Entries, of which those that are applied may be kept.
+    log: Log,
     /// Replies that nobody reads.
     unread: Vec<u8>,
 }
 
 impl Recovery {
-    /// An empty shard.
+    /// An empty shard that nobody else has.
     pub fn new(number: u16, seed: HashSeed) -> Recovery {
         Recovery {
             number,
+            replica: ALONE,
             store: Store::new(seed),
             applied: Applying::default(),
             state: HardState::default(),
             log_term: 0,
-            tail: VecDeque::new(),
+            log: Log::new(Members::of(&[ALONE]), 0, 0),
             unread: Vec::new(),
         }
     }
 
-    /// Says where the snapshot stands whose blocks will be loaded, and how many keys to expect.
-    pub fn begin_from(&mut self, applied: Applying, state: HardState, keys: usize) {
-        (self.applied, self.state) = (applied, state);
+    /// Where the log of a replica begins that is made together with its group, whose store holds what `changes` make:
+    /// behind an entry that nobody has, so that whoever comes later is brought a snapshot, which tells of the members.
+    pub fn founding(replica: u64, members: &Members, changes: Vec<u8>) -> Base {
+        Base {
+            replica,
+            index: 1,
+            term: 1,
+            at_ms: 0,
+            members: members.clone(),
+            changes: Some(changes),
+        }
+    }
+
+    /// A replica that is to be brought everything by the others of its group, whom it does not know yet.
+    pub fn joining(number: u16, replica: u64, seed: HashSeed) -> Recovery {
+        Recovery {
+            replica,
+            log: Log::new(Members::default(), 0, 0),
+            ..Recovery::new(number, seed)
+        }
+    }
+
+    /// Nothing was brought here: a replica of this name waits for it, which keeps what was promised.
+    pub fn vacate(self, replica: u64) -> Recovery {
+        Recovery {
+            replica,
+            log: Log::new(Members::default(), 0, 0),
+            ..self
+        }
+    }
+
+    /// Says where the snapshot stands whose blocks will be loaded, and for how many keys to make room.
+    pub fn begin_from(&mut self, part: &Part, keys: usize) {
+        (self.applied, self.state) = (part.applied, part.state);
+        self.replica = part.replica;
+        self.log = Log::new(part.members.clone(), part.applied.index, part.applied.term);
         self.store.reserve(keys);
     }
 
@@ -74,6 +111,9 @@ impl Recovery {
         if section.state.term > NUMBER_MAX {
             return Err(self.wrong("a term is impossible"));
         }
+        if let Some(base) = &section.base {
+            self.base(base)?;
+        }
         for entry in &section.entries {
             self.entry(entry, section.state.term)?;
         }
@@ -86,14 +126,60 @@ impl Recovery {
             self.state = section.state;
         }
         let commit = section.state.commit;
-        if commit > self.last() {
+        if commit > self.log.last() {
             return Err(self.wrong(&format!(
                 "entry {} is missing, entries up to {commit} were committed",
-                self.last() + 1
+                self.log.last() + 1
             )));
         }
-        while self.tail.front().is_some_and(|entry| entry.index <= commit) {
+        while self.log.next().is_some_and(|entry| entry.index <= commit) {
             self.apply()?;
+        }
+        Ok(())
+    }
+
+    /// Begins as a base says, nothing having been taken in.
+    ///
+    /// # Errors
+    /// Something was.
+    pub fn begin(&mut self, base: &Base) -> Result<(), String> {
+        self.base(base)
+    }
+
+    /// Appends a section that says where the log begins.
+    pub fn write_base(&self, base: &Base, record: &mut Vec<u8>) {
+        section::put_base(record, self.number, self.state, base);
+    }
+
+    /// The log begins anew, for a replica of another name or behind a snapshot.
+    fn base(&mut self, base: &Base) -> Result<(), String> {
+        while self
+            .log
+            .next()
+            .is_some_and(|entry| entry.index <= base.index)
+        {
+            self.apply()?;
+        }
+        self.log.cut(self.applied.index);
+        if base.index < self.applied.index {
+            return Ok(());
+        }
+        if self.applied.index < base.index {
+            let changes = base.changes.as_deref().filter(|_| self.applied.index == 0);
+            let index = base.index;
+            let missing = || self.wrong(&format!("the snapshot up to entry {index} is missing"));
+            let changes = changes.ok_or_else(missing)?.to_vec();
+            self.apply_changes(index, &changes, base.at_ms)?;
+        }
+        self.replica = base.replica;
+        self.log = Log::new(base.members.clone(), base.index, base.term);
+        self.applied = Applying {
+            index: base.index,
+            term: base.term,
+            at_ms: base.at_ms.max(self.applied.at_ms),
+        };
+        if self.state.term < base.term {
+            (self.state.term, self.state.vote) = (base.term, 0);
         }
         Ok(())
     }
@@ -103,62 +189,85 @@ impl Recovery {
         if entry.index <= self.applied.index {
             return Ok(());
         }
-        if entry.index > self.last() + 1 {
+        if entry.index > self.log.last() + 1 {
             return Err(self.wrong(&format!(
                 "entry {} is missing, the next one is {}",
-                self.last() + 1,
+                self.log.last() + 1,
                 entry.index
             )));
         }
-        let keep = (entry.index - self.applied.index - 1) as usize;
-        self.tail.truncate(keep);
-        let before = self.tail.back().map_or(self.applied.term, |last| last.term);
-        if !(before..=term).contains(&entry.term) || entry.index > NUMBER_MAX {
+        // What was left of an earlier log when a snapshot took its place.
+        if entry.term < self.applied.term {
+            self.log.cut(entry.index - 1);
+            return Ok(());
+        }
+        self.log.cut(entry.index - 1);
+        if !(self.log.last_term()..=term).contains(&entry.term) || entry.index > NUMBER_MAX {
             return Err(self.wrong(&format!(
                 "entry {} cannot be of term {}",
                 entry.index, entry.term
             )));
         }
-        self.tail.push_back(RaftEntry {
+        let mut new = RaftEntry {
             index: entry.index,
             term: entry.term,
             data: Bytes::copy_from_slice(entry.data),
             ..RaftEntry::default()
-        });
+        };
+        if entry.is_members {
+            new.set_entry_type(EntryType::EntryConfChangeV2);
+        }
+        self.log.append(vec![new]);
         Ok(())
     }
 
-    fn last(&self) -> u64 {
-        self.applied.index + self.tail.len() as u64
-    }
-
-    /// Applies the first entry of the tail.
+    /// Applies the first entry that is not.
     fn apply(&mut self) -> Result<(), String> {
-        let Some(entry) = self.tail.pop_front() else {
+        let Some(entry) = self.log.next().cloned() else {
             return Ok(());
         };
         let mut at_ms = self.applied.at_ms;
-        if let Some((stamp, mut changes)) = section::body(&entry.data)? {
+        if entry.get_entry_type() != EntryType::EntryNormal {
+            self.apply_members(&entry)?;
+        } else if let Some((stamp, changes)) = section::body(&entry.data)? {
             at_ms = at_ms.max(stamp);
-            while !changes.is_empty() {
-                let (change, used) = encode::decode(changes)
-                    .map_err(|fault| self.wrong(&format!("entry {}: {fault}", entry.index)))?;
-                match change {
-                    Change::One(op) => {
-                        self.unread.clear();
-                        let mut reply = Reply::new(&mut self.unread, Dialect::Resp2);
-                        self.store.apply(&op, stamp, &mut reply);
-                    }
-                    Change::Flush => drop(self.store.clear()),
-                }
-                changes = &changes[used..];
-            }
+            self.apply_changes(entry.index, changes, stamp)?;
         }
         self.applied = Applying {
             index: entry.index,
             term: entry.term,
             at_ms,
         };
+        self.log.applied(entry.index);
+        Ok(())
+    }
+
+    /// Applies the changes of an entry.
+    fn apply_changes(&mut self, index: u64, mut changes: &[u8], at_ms: u64) -> Result<(), String> {
+        while !changes.is_empty() {
+            let (change, used) = encode::decode(changes)
+                .map_err(|fault| self.wrong(&format!("entry {index}: {fault}")))?;
+            match change {
+                Change::One(op) => {
+                    self.unread.clear();
+                    let mut reply = Reply::new(&mut self.unread, Dialect::Resp2);
+                    self.store.apply(&op, at_ms, &mut reply);
+                }
+                Change::Flush => drop(self.store.clear()),
+            }
+            changes = &changes[used..];
+        }
+        Ok(())
+    }
+
+    /// Applies a change of the members, as raft would.
+    fn apply_members(&mut self, entry: &RaftEntry) -> Result<(), String> {
+        let change = check_change(&entry.data)
+            .map_err(|fault| self.wrong(&format!("entry {}: {fault}", entry.index)))?;
+        let log = Log::new(self.log.members().clone(), entry.index, entry.term);
+        let mut group = Group::new(self.number, self.replica, log, entry.index);
+        group.apply_change(&change);
+        self.log.set_members(group.members().clone());
         Ok(())
     }
 
@@ -171,10 +280,14 @@ impl Recovery {
     /// # Errors
     /// One does not; which, and why.
     pub fn check(&self) -> Result<(), String> {
-        for entry in &self.tail {
+        for entry in self.log.tail() {
             let wrong = |fault: &dyn std::fmt::Display| {
                 self.wrong(&format!("entry {}: {fault}", entry.index))
             };
+            if entry.get_entry_type() != EntryType::EntryNormal {
+                check_change(&entry.data).map_err(|fault| wrong(&fault))?;
+                continue;
+            }
             let body = section::body(&entry.data).map_err(|fault| wrong(&fault))?;
             let mut changes = body.map_or(&[][..], |(_, changes)| changes);
             while !changes.is_empty() {
@@ -190,6 +303,21 @@ impl Recovery {
         self.applied.index
     }
 
+    /// What was loaded, and how far it goes.
+    pub(super) fn into_store(self) -> (Store, Applying) {
+        (self.store, self.applied)
+    }
+
+    /// How far the store is.
+    pub fn applied(&self) -> Applying {
+        self.applied
+    }
+
+    /// The last entry of the log, applied or not.
+    pub fn last_index(&self) -> u64 {
+        self.log.last()
+    }
+
     /// Number of the shard.
     pub fn number(&self) -> u16 {
         self.number
@@ -202,7 +330,7 @@ impl Recovery {
 
     /// The latest time stamp in what was read, also of entries that are not applied.
     pub fn at_ms(&self) -> u64 {
-        let stamps = self.tail.iter().filter_map(|entry| {
+        let stamps = self.log.tail().filter_map(|entry| {
             let (at_ms, _) = section::body(&entry.data).ok()??;
             Some(at_ms)
         });
@@ -212,24 +340,22 @@ impl Recovery {
     /// What stands in the log and is not known to be committed: a record of it begins the next segment, so that
     /// it does not depend on a file that nobody may have synced.
     pub fn write_tail(&self, record: &mut Vec<u8>) {
-        section::begin(record, self.number, self.state, self.tail.len());
-        for entry in &self.tail {
-            section::put_entry(record, entry.index, entry.term, &entry.data);
-        }
+        let tail = self.log.tail();
+        section::begin(record, self.number, self.state, tail.len());
+        tail.for_each(|entry| section::put_entry(record, entry));
     }
 
     /// The shard.
-    pub fn finish(self) -> Shard {
-        let state = RaftHardState {
+    pub fn finish(mut self) -> Shard {
+        self.log.set_hard_state(RaftHardState {
             term: self.state.term,
             vote: self.state.vote,
             // A commit index is no promise: it may be behind what a snapshot holds.
             commit: self.state.commit.max(self.applied.index),
             ..RaftHardState::default()
-        };
-        let mut log = Log::new(state, vec![REPLICA], self.applied.index, self.applied.term);
-        log.append(self.tail.into());
-        Shard::assemble(self.number, self.store, log, self.applied)
+        });
+        let group = Group::new(self.number, self.replica, self.log, self.applied.index);
+        Shard::assemble(self.number, self.store, group, self.applied)
     }
 }
 
@@ -241,13 +367,19 @@ mod tests {
     fn section<'e>(term: u64, entries: &[(u64, u64, &'e [u8])]) -> Section<'e> {
         let state = HardState {
             term,
-            vote: REPLICA,
+            vote: ALONE,
             commit: 0,
         };
-        let entry = |&(index, term, data)| Entry { index, term, data };
+        let entry = |&(index, term, data)| Entry {
+            index,
+            term,
+            is_members: false,
+            data,
+        };
         Section {
             shard: 0,
             state,
+            base: None,
             entries: entries.iter().map(entry).collect(),
         }
     }
@@ -257,7 +389,7 @@ mod tests {
         sections.iter().try_for_each(|it| recovery.section(it))?;
         recovery.check()?;
         let mut shard = recovery.finish();
-        shard.hand_over(1, None);
+        shard.advance(None, 1);
         Ok(())
     }
 
@@ -285,13 +417,10 @@ mod tests {
 
     #[test]
     fn indices_and_times_are_possible() {
-        let applied = Applying {
-            index: NUMBER_MAX,
-            term: 1,
-            at_ms: 0,
-        };
+        let mut part = Shard::new(0, HashSeed(1, 2)).part();
+        (part.applied.index, part.applied.term) = (NUMBER_MAX, 1);
         let mut recovery = Recovery::new(0, HashSeed(1, 2));
-        recovery.begin_from(applied, HardState::default(), 0);
+        recovery.begin_from(&part, 0);
         let beyond = section(1, &[(NUMBER_MAX + 1, 1, b"")]);
         assert!(recovery.section(&beyond).is_err());
         let late = (NUMBER_MAX + 1).to_le_bytes();

@@ -1,22 +1,37 @@
-//! What one shard has to say in one record of the log: its hard state and its new entries.
+//! What one shard has to say in one record of the log: its hard state and its new entries, or where its log
+//! begins.
 //!
 //! ```text
 //!   record  = section section ...
 //!   section = shard u16 | term u64 | vote u64 | commit u64 | entries u32 | entry entry ...
+//!           | shard u16 | term u64 | vote u64 | commit u64 | ffffffff    | base
 //!   entry   = index u64 | term u64 | length u32 | data
 //!   data    = nothing (a new leader's first entry) | at_ms u64 | change change ...
+//!   base    = replica u64 | index u64 | term u64 | at_ms u64 | members | 0
+//!           | replica u64 | index u64 | term u64 | at_ms u64 | members | 1 | length u32 | change change ...
 //! ```
 //!
-//! Integers are little-endian. Changes are written as `command::encode` draws them. An entry that stands
-//! where an earlier one stood replaces it and all behind it (Raft, section 5.3).
+//! Integers are little-endian. Changes are written as `command::encode` draws them, members as
+//! [`members`](super::members) does. The highest bit of an entry's length says that its data are a change of
+//! members, in the words of raft. An entry that stands where an earlier one stood replaces it and all behind
+//! it (Raft, section 5.3). A base replaces all entries: the log goes on behind its index. What is stored there is in a
+//! snapshot up to that index or a later one (0), or made by these changes of an empty store (1).
 
 use bytes::Bytes;
+use raft::eraftpb::{Entry as RaftEntry, EntryType};
+
+use super::members::Members;
 
 /// The greatest index, term or time that is believed: no shard comes so far, and there is room to count on.
 pub const NUMBER_MAX: u64 = 1 << 62;
 
 /// Bytes of a section with one entry, beside the data of that.
 pub const ENTRY_BYTES_MAX: usize = 2 + 3 * 8 + 4 + 2 * 8 + 4;
+
+/// In the place of a number of entries: a base follows.
+const BASE: u32 = u32::MAX;
+/// In the length of an entry's data: they are a change of members.
+const MEMBERS_BIT: u32 = 1 << 31;
 
 /// What one shard says in one record.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,8 +40,27 @@ pub struct Section<'r> {
     pub shard: u16,
     /// Raft's hard state.
     pub state: HardState,
+    /// Where the log begins anew.
+    pub base: Option<Base>,
     /// New entries, in order.
     pub entries: Vec<Entry<'r>>,
+}
+
+/// Where a log begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// The replica whose log it is.
+    pub replica: u64,
+    /// Index of the last entry that is not in it.
+    pub index: u64,
+    /// The term of that entry.
+    pub term: u64,
+    /// The latest time stamp up to there, unix milliseconds.
+    pub at_ms: u64,
+    /// What makes the store of an empty one; `None`: it is in a snapshot.
+    pub changes: Option<Vec<u8>>,
+    /// Who is in the group.
+    pub members: Members,
 }
 
 /// What raft must never forget (Raft, figure 2), and the commit index, which it might.
@@ -47,27 +81,54 @@ pub struct Entry<'r> {
     pub index: u64,
     /// The term it was proposed in.
     pub term: u64,
+    /// Whether it changes the members of the group, and not the store.
+    pub is_members: bool,
     /// When it was proposed and what it changes; see [`body`].
     pub data: &'r [u8],
 }
 
 /// Begins a section behind what `out` holds; [`put_entry`] adds its entries, as many as announced.
 pub(super) fn begin(out: &mut Vec<u8>, shard: u16, state: HardState, entries: usize) {
+    let entries = u32::try_from(entries).expect("a batch has few entries");
+    assert!(entries != BASE, "a batch has few entries");
+    begin_with(out, shard, state, entries);
+}
+
+fn begin_with(out: &mut Vec<u8>, shard: u16, state: HardState, entries: u32) {
     out.extend_from_slice(&shard.to_le_bytes());
     for number in [state.term, state.vote, state.commit] {
         out.extend_from_slice(&number.to_le_bytes());
     }
-    let entries = u32::try_from(entries).expect("a batch has fewer than 2^32 entries");
     out.extend_from_slice(&entries.to_le_bytes());
 }
 
 /// Adds an entry to the section begun last.
-pub(super) fn put_entry(out: &mut Vec<u8>, index: u64, term: u64, data: &[u8]) {
-    out.extend_from_slice(&index.to_le_bytes());
-    out.extend_from_slice(&term.to_le_bytes());
-    let len = u32::try_from(data.len()).expect("an entry is below 4 GiB");
-    out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(data);
+pub(super) fn put_entry(out: &mut Vec<u8>, entry: &RaftEntry) {
+    out.extend_from_slice(&entry.index.to_le_bytes());
+    out.extend_from_slice(&entry.term.to_le_bytes());
+    let len = u32::try_from(entry.data.len()).expect("an entry is below 2 GiB");
+    assert!(len & MEMBERS_BIT == 0, "an entry is below 2 GiB");
+    let of_members = match entry.get_entry_type() {
+        EntryType::EntryNormal => 0,
+        EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => MEMBERS_BIT,
+    };
+    out.extend_from_slice(&(len | of_members).to_le_bytes());
+    out.extend_from_slice(&entry.data);
+}
+
+/// Appends a section that says where the log of a shard begins.
+pub(super) fn put_base(out: &mut Vec<u8>, shard: u16, state: HardState, base: &Base) {
+    begin_with(out, shard, state, BASE);
+    for number in [base.replica, base.index, base.term, base.at_ms] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    base.members.put(out);
+    out.push(base.changes.is_some().into());
+    if let Some(changes) = &base.changes {
+        let len = u32::try_from(changes.len()).expect("what a shard begins with is little");
+        out.extend_from_slice(&len.to_le_bytes());
+        out.extend_from_slice(changes);
+    }
 }
 
 /// The sections of a record.
@@ -85,16 +146,19 @@ pub fn read(record: &[u8]) -> Result<Vec<Section<'_>>, String> {
             commit: reader.u64()?,
         };
         let count = u32::from_le_bytes(reader.array()?);
-        let mut entries = Vec::new();
-        for _ in 0..count {
-            let (index, term) = (reader.u64()?, reader.u64()?);
-            let len = u32::from_le_bytes(reader.array()?) as usize;
-            let data = reader.take(len)?;
-            entries.push(Entry { index, term, data });
+        let (mut base, mut entries) = (None, Vec::new());
+        match count {
+            BASE => base = Some(reader.base()?),
+            _ => {
+                for _ in 0..count {
+                    entries.push(reader.entry()?);
+                }
+            }
         }
         sections.push(Section {
             shard,
             state,
+            base,
             entries,
         });
     }
@@ -122,6 +186,43 @@ impl<'r> Reader<'r> {
 
     fn u64(&mut self) -> Result<u64, String> {
         Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn entry(&mut self) -> Result<Entry<'r>, String> {
+        let (index, term) = (self.u64()?, self.u64()?);
+        let len = u32::from_le_bytes(self.array()?);
+        Ok(Entry {
+            index,
+            term,
+            is_members: len & MEMBERS_BIT != 0,
+            data: self.take((len & !MEMBERS_BIT) as usize)?,
+        })
+    }
+
+    fn base(&mut self) -> Result<Base, String> {
+        let [replica, index, term, at_ms] = [self.u64()?, self.u64()?, self.u64()?, self.u64()?];
+        let members =
+            Members::take(&mut self.rest).ok_or("the members of a base are impossible")?;
+        let changes = match self.array()? {
+            [0] => None,
+            [1] => {
+                let len = u32::from_le_bytes(self.array()?) as usize;
+                Some(self.take(len)?.to_vec())
+            }
+            _ => return Err("a base does not say where its store is".to_owned()),
+        };
+        let numbers = [replica, index, term, at_ms];
+        if numbers.iter().any(|&number| number > NUMBER_MAX) || replica == 0 || index == 0 {
+            return Err("a base has an impossible number".to_owned());
+        }
+        Ok(Base {
+            replica,
+            index,
+            term,
+            at_ms,
+            members,
+            changes,
+        })
     }
 }
 
@@ -154,6 +255,8 @@ pub struct Committed {
     pub term: u64,
     /// When it was proposed, unix milliseconds; 0 for an empty entry.
     pub at_ms: u64,
+    /// Whether it changes the members of the group; those are not among its changes.
+    pub is_members: bool,
     /// Its changes that were not applied yet.
     pub changes: Bytes,
 }

@@ -128,6 +128,12 @@ impl<'o> Reply<'o> {
         self.out.truncate(len);
     }
 
+    /// The buffer, for replies that were written elsewhere.
+    pub fn out(&mut self) -> &mut Vec<u8> {
+        debug_assert!(self.is_complete());
+        self.out
+    }
+
     /// Appends bytes that are already in this connection's dialect (a push prepared elsewhere).
     pub fn raw(&mut self, bytes: &[u8]) {
         debug_assert!(self.is_complete());

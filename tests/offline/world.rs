@@ -103,11 +103,13 @@ impl World {
 
     fn commit(&mut self, mut record: Vec<u8>) {
         for shard in &mut self.shards {
-            shard.hand_over(self.at_ms, Some(&mut record));
+            shard.close(self.at_ms);
+            shard.advance(Some(&mut record), 1);
         }
         self.wal.append(&record, true).unwrap();
         for shard in &mut self.shards {
-            shard.persisted();
+            shard.persisted(1);
+            shard.advance(Some(&mut Vec::new()), 2);
             let mut unread = Vec::new();
             let mut reply = Reply::new(&mut unread, Dialect::Resp2);
             while shard.apply_next(&mut reply, |_, _| {}).is_some() {}

@@ -82,21 +82,29 @@ fn execute(
         Command::One(op) if op.action.is_write() => {
             let slot = ring::slot(op.key);
             keyspace.propose(slot, op);
-            keyspace.hand_over(at_ms, None);
-            keyspace.persisted();
+            let closed = keyspace.close_all(at_ms);
+            keyspace.advance(None, 1);
             keyspace.apply_next(slot, reply, touched);
-            keyspace.settle();
+            settle(keyspace, closed);
         }
         Command::Many(Many::Flush) => {
             keyspace.propose_flush();
-            keyspace.hand_over(at_ms, None);
-            keyspace.persisted();
+            let closed = keyspace.close_all(at_ms);
+            keyspace.advance(None, 1);
             keyspace.apply_flush();
-            keyspace.settle();
+            settle(keyspace, closed);
             reply.ok();
         }
         reading => keyspace.read(reading, at_ms, || 7, reply, touched),
     }
+}
+
+fn settle(keyspace: &mut Keyspace, closed: Vec<(usize, u64, u64)>) {
+    for (shard, ..) in closed {
+        assert_eq!(keyspace.next_committed(shard), None, "all of it was applied");
+        keyspace.settle(shard);
+    }
+    keyspace.take_committed();
 }
 
 /// Whether it is taken apart above the keyspace; whole sessions have such.

@@ -126,9 +126,11 @@ fn live(recovery: Recovery) {
         if turn > 0 {
             shard.propose_flush();
         }
-        shard.hand_over(at_ms, Some(&mut record));
+        shard.close(at_ms);
+        shard.advance(Some(&mut record), 1);
         section::read(&record).expect("a record of ours");
-        shard.persisted();
+        shard.persisted(1);
+        shard.advance(Some(&mut Vec::new()), 2);
         let (mut unread, mut applied) = (Vec::new(), 0);
         let mut reply = Reply::new(&mut unread, Dialect::Resp2);
         while shard.apply_next(&mut reply, |_, _| {}).is_some() {

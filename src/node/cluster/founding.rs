@@ -1,0 +1,198 @@
+//! From a list of addresses to a cluster.
+//!
+//! ```text
+//!   every node        dials all of --cluster, and says that it is new
+//!   the first of them has met all the others, all new ─▶ makes the map, and sends it: REPL FOUND
+//!   every node        keeps what its replicas begin with, then takes part
+//! ```
+//!
+//! The first is the one with the lowest address, so that nobody needs to agree on it. A founder that was away meanwhile
+//! is sent the map when it comes back and still says, under the name that is in the map, that it is new: a name stands
+//! for what a node remembers, and goes with it.
+//!
+//! The first map is an entry that all replicas of the meta shard begin with, not one of its log: all logs begin behind
+//! entry 1, which nobody has.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use crate::cluster::map::{META, Map, ReplicaId};
+use crate::cluster::plan;
+use crate::command::encode::encode_op;
+use crate::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
+use crate::reactor::app::Cx;
+use crate::shard::members::Members;
+use crate::shard::recovery::Recovery;
+use crate::shard::section::Base;
+
+use super::super::Node;
+use super::super::turn::Turn;
+use super::{FOUNDING_KEY, MAP_KEY, adopt, link};
+
+/// Begins to look for the others.
+pub fn begin(cx: &mut Cx<'_, Node>) {
+    let wanted = cx.app.options.cluster.clone();
+    log::info!("founding a cluster: waiting for {} nodes", wanted.len());
+    link::dial_all(cx, &wanted);
+}
+
+/// What clients hear while there is no cluster yet.
+pub fn waiting(node: &Node) -> String {
+    let links = node.cluster.as_ref().map(|cluster| &cluster.links);
+    let here = links.map_or(0, |links| {
+        links.values().filter(|link| link.is_ready()).count()
+    });
+    let all = node.options.cluster.len();
+    format!("CLUSTERDOWN the cluster is being founded: {here} of {all} nodes are there")
+}
+
+/// A node has said who it is.
+pub fn met(cx: &mut Cx<'_, Node>, address: SocketAddr) {
+    let Some(cluster) = &cx.app.cluster else {
+        return;
+    };
+    if cluster.map.is_some() {
+        return tell(cx, address);
+    }
+    let list = &cx.app.options.cluster;
+    if list.iter().min() != Some(&cluster.address) {
+        return;
+    }
+    let new = list.iter().filter_map(|address| {
+        let called = cluster.links.get(address)?.called.as_ref()?;
+        called
+            .cluster
+            .is_none()
+            .then(|| (called.name.clone(), *address))
+    });
+    let members: Vec<(String, SocketAddr)> = new.collect();
+    let names: BTreeSet<&String> = members.iter().map(|(name, _)| name).collect();
+    if members.len() < list.len() || names.len() < list.len() {
+        return;
+    }
+    let id = cx.net.random();
+    let (shards, replicas) = (cx.app.options.shards, cx.app.options.replicas);
+    match plan::found(id, shards, replicas, members) {
+        Ok(map) => {
+            log::info!("founded the cluster {id:016x}");
+            begin_replicas(cx, map);
+            let links = cx.app.cluster.as_ref().map(|cluster| cluster.links.keys());
+            let links: Vec<SocketAddr> = links.into_iter().flatten().copied().collect();
+            links.into_iter().for_each(|address| tell(cx, address));
+        }
+        Err(reason) => log::error!("no cluster can be founded: {reason}"),
+    }
+}
+
+/// Sends the first map to one of its nodes that says it is new.
+fn tell(cx: &mut Cx<'_, Node>, address: SocketAddr) {
+    let Some(founding) = founding(cx.app) else {
+        return;
+    };
+    let Some(cluster) = &cx.app.cluster else {
+        return;
+    };
+    let Some(link) = cluster.links.get(&address) else {
+        return;
+    };
+    let Some(called) = &link.called else { return };
+    if called.cluster.is_none()
+        && founding.node_of(&called.name).is_some()
+        && called.name != cluster.name
+    {
+        link.say(&mut cx.net, "FOUND", founding.encode().as_bytes());
+    }
+}
+
+/// The first map, as the meta shard has it.
+fn founding(node: &Node) -> Option<Map> {
+    let entry = node.keyspace.meta()?.lookup(FOUNDING_KEY, node.at_ms)?;
+    Map::decode(entry.value).ok()
+}
+
+/// Somebody sent the first map.
+pub fn told(turn: &mut Turn<'_, '_, '_>, map: Map) {
+    let Some(cluster) = &turn.node.cluster else {
+        return;
+    };
+    let is_meant = map.node_of(&cluster.name).is_some_and(|node| {
+        map.nodes
+            .get(&node)
+            .is_some_and(|member| member.address == cluster.address)
+    });
+    if cluster.map.is_some() || !is_meant || map.epoch != 1 {
+        return;
+    }
+    // Not in the midst of a session: what it is made of is replaced.
+    turn.net
+        .call_later(std::time::Duration::ZERO, |cx| begin_replicas(cx, map));
+}
+
+/// Begins the replicas that the first map gives this node.
+fn begin_replicas(cx: &mut Cx<'_, Node>, map: Map) {
+    let node = &mut *cx.app;
+    let Some(cluster) = node
+        .cluster
+        .as_ref()
+        .filter(|cluster| cluster.map.is_none())
+    else {
+        return;
+    };
+    let Some(me) = map.node_of(&cluster.name) else {
+        return;
+    };
+    if node.options.shards != map.shards {
+        node.adopt_shards(map.shards);
+        node.keyspace = super::super::keyspace::Keyspace::vacant(map.shards, node.hash_seed);
+        node.commits.set_shards(usize::from(map.shards) + 1);
+    }
+    for (shard, replica) in map.replicas_on(me) {
+        let members: Vec<u64> = map.voters(shard).iter().map(|replica| replica.0).collect();
+        let changes = if shard == META {
+            first_entry(&map)
+        } else {
+            Vec::new()
+        };
+        let base = Recovery::founding(replica.0, &Members::of(&members), changes);
+        begin_replica(node, shard, &base);
+        if map.voters(shard).first() == Some(&replica) {
+            node.keyspace.campaign(shard);
+        }
+    }
+    adopt(cx, map);
+}
+
+fn begin_replica(node: &mut Node, shard: u16, base: &Base) {
+    let mut recovery = Recovery::new(shard, node.hash_seed);
+    recovery.begin(base).expect("nothing came before it");
+    let (record, _) = node.flight.gathering();
+    recovery.write_base(base, record);
+    let mut fresh = recovery.finish();
+    fresh.end_quiet();
+    node.keyspace.replace(shard, fresh);
+}
+
+/// What the meta shard begins with.
+fn first_entry(map: &Map) -> Vec<u8> {
+    let (text, mut changes) = (map.encode(), Vec::new());
+    for key in [MAP_KEY, FOUNDING_KEY] {
+        let set = Set {
+            value: text.as_bytes(),
+            expiry: SetExpiry::Clear,
+            condition: None,
+            answer: SetAnswer::Silent,
+        };
+        let op = Op {
+            key,
+            action: Action::Set(set),
+        };
+        encode_op(&op, &mut changes);
+    }
+    changes
+}
+
+/// The replica of a shard on this node, by the map.
+pub fn replica_of(map: &Map, shard: u16, node: u32) -> Option<ReplicaId> {
+    let placement = map.placement(shard)?;
+    placement.all().find(|replica| replica.node() == node)
+}

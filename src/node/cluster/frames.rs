@@ -1,0 +1,200 @@
+//! What nodes say to each other behind `REPL`, beside raft's messages: commands of clients and their answers.
+//!
+//! ```text
+//!   commands = command command ...
+//!   command  = id u64 | shard u16 | dialect u8 | flags u8 | arguments u32 | length u32 bytes ...
+//!   answers  = answer answer ...
+//!   answer   = id u64 | 0 | length u32 | reply          the reply, in the dialect that was asked for
+//!            | id u64 | 1 | replica u64                 not done: another leads (0: who, is not known)
+//!            | id u64 | 2                               not done: ask again
+//! ```
+//!
+//! Integers are little-endian. `shard` [`ANY`] asks the node itself. The caller chooses the ids.
+
+use crate::wire::reply::Dialect;
+use crate::wire::request::{Args, OwnedArgs};
+
+/// In the place of a shard: the node itself is asked.
+pub const ANY: u16 = u16::MAX;
+
+/// The command does not count as use of keys.
+pub const NO_TOUCH: u8 = 1;
+/// The local replica may answer, however old what it knows.
+pub const STALE: u8 = 1 << 1;
+
+/// A command on its way.
+#[derive(Debug)]
+pub struct Command {
+    /// The caller's name for it.
+    pub id: u64,
+    /// The shard it is for.
+    pub shard: u16,
+    /// How the reply is to look.
+    pub dialect: Dialect,
+    /// [`NO_TOUCH`], [`STALE`].
+    pub flags: u8,
+    /// What was typed.
+    pub args: OwnedArgs,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome<'f> {
+    /// It was answered.
+    Replied(&'f [u8]),
+    /// Nothing was done: another replica leads, if it is known.
+    Moved(u64),
+    /// Nothing was done; it may be asked again.
+    Again,
+}
+
+/// Appends a command.
+pub fn put_command(
+    out: &mut Vec<u8>,
+    id: u64,
+    shard: u16,
+    dialect: Dialect,
+    flags: u8,
+    args: Args<'_>,
+) {
+    out.extend_from_slice(&id.to_le_bytes());
+    out.extend_from_slice(&shard.to_le_bytes());
+    out.push(dialect_code(dialect));
+    out.push(flags);
+    out.extend_from_slice(&(args.len() as u32).to_le_bytes());
+    for argument in args.iter() {
+        out.extend_from_slice(&(argument.len() as u32).to_le_bytes());
+        out.extend_from_slice(argument);
+    }
+}
+
+/// Appends an answer.
+pub fn put_answer(out: &mut Vec<u8>, id: u64, outcome: Outcome<'_>) {
+    out.extend_from_slice(&id.to_le_bytes());
+    match outcome {
+        Outcome::Replied(reply) => {
+            out.push(0);
+            out.extend_from_slice(&(reply.len() as u32).to_le_bytes());
+            out.extend_from_slice(reply);
+        }
+        Outcome::Moved(leader) => {
+            out.push(1);
+            out.extend_from_slice(&leader.to_le_bytes());
+        }
+        Outcome::Again => out.push(2),
+    }
+}
+
+const WRONG: &str = "the frame makes no sense";
+
+/// The first command of `frame`, which is left with the others.
+///
+/// # Errors
+/// There is none.
+pub fn take_command(frame: &mut &[u8]) -> Result<Command, &'static str> {
+    let id = u64::from_le_bytes(array(frame)?);
+    let shard = u16::from_le_bytes(array(frame)?);
+    let [dialect, flags] = array(frame)?;
+    let count = u32::from_le_bytes(array(frame)?);
+    let mut args = OwnedArgs::default();
+    for _ in 0..count {
+        args.push(bytes(frame)?);
+    }
+    match args.args().is_empty() {
+        true => Err(WRONG),
+        false => Ok(Command {
+            id,
+            shard,
+            dialect: dialect_of(dialect)?,
+            flags,
+            args,
+        }),
+    }
+}
+
+/// The first answer of `frame`, which is left with the others.
+///
+/// # Errors
+/// There is none.
+pub fn take_answer<'f>(frame: &mut &'f [u8]) -> Result<(u64, Outcome<'f>), &'static str> {
+    let id = u64::from_le_bytes(array(frame)?);
+    let outcome = match array(frame)? {
+        [0] => Outcome::Replied(bytes(frame)?),
+        [1] => Outcome::Moved(u64::from_le_bytes(array(frame)?)),
+        [2] => Outcome::Again,
+        _ => return Err(WRONG),
+    };
+    Ok((id, outcome))
+}
+
+fn array<const N: usize>(frame: &mut &[u8]) -> Result<[u8; N], &'static str> {
+    let (array, rest) = frame.split_first_chunk::<N>().ok_or(WRONG)?;
+    *frame = rest;
+    Ok(*array)
+}
+
+fn bytes<'f>(frame: &mut &'f [u8]) -> Result<&'f [u8], &'static str> {
+    let len = u32::from_le_bytes(array(frame)?) as usize;
+    let (bytes, rest) = frame.split_at_checked(len).ok_or(WRONG)?;
+    *frame = rest;
+    Ok(bytes)
+}
+
+fn dialect_code(dialect: Dialect) -> u8 {
+    match dialect {
+        Dialect::Resp2 => 0,
+        Dialect::Resp3 => 1,
+        Dialect::Line => 2,
+        Dialect::Json => 3,
+    }
+}
+
+fn dialect_of(code: u8) -> Result<Dialect, &'static str> {
+    match code {
+        0 => Ok(Dialect::Resp2),
+        1 => Ok(Dialect::Resp3),
+        2 => Ok(Dialect::Line),
+        3 => Ok(Dialect::Json),
+        _ => Err(WRONG),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_read_back_and_cut_ones_refused() {
+        let mut args = OwnedArgs::default();
+        args.push(b"SET");
+        args.push(b"k");
+        args.push(b"");
+        let mut frame = Vec::new();
+        put_command(&mut frame, 7, 3, Dialect::Line, NO_TOUCH, args.args());
+        for cut in 0..frame.len() {
+            assert!(take_command(&mut &frame[..cut]).is_err(), "{cut} bytes");
+        }
+        let mut rest = &frame[..];
+        let command = take_command(&mut rest).expect("it is whole");
+        assert!(rest.is_empty());
+        assert_eq!((command.id, command.shard, command.flags), (7, 3, NO_TOUCH));
+        assert_eq!(command.dialect, Dialect::Line);
+        let words: Vec<&[u8]> = command.args.args().iter().collect();
+        assert_eq!(words, [&b"SET"[..], b"k", b""]);
+
+        for outcome in [
+            Outcome::Replied(b"+OK\r\n"),
+            Outcome::Moved(9),
+            Outcome::Again,
+        ] {
+            let mut frame = Vec::new();
+            put_answer(&mut frame, 5, outcome);
+            let mut rest = &frame[..];
+            assert_eq!(take_answer(&mut rest), Ok((5, outcome)));
+            assert!(rest.is_empty());
+            for cut in 0..frame.len() {
+                assert!(take_answer(&mut &frame[..cut]).is_err());
+            }
+        }
+    }
+}

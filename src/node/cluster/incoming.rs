@@ -1,0 +1,134 @@
+//! What other nodes say, on links that they dialed. Such a link is a session like any other until `REPL HELLO`; what
+//! is said behind that is believed to come from the node that said it.
+//!
+//! Nonsense costs the one who says it its link; a single message that makes no sense to a shard is dropped, as if the
+//! network had lost it.
+
+use crate::cluster::map::{self, Map, NodeId};
+use crate::reactor::limits::OutputLimits;
+use crate::shard::peer;
+use crate::wire::request::Args;
+
+use super::super::turn::{Next, Turn};
+use super::link::said;
+use super::{VERSION, founding};
+
+/// What may wait on a link before it is cut.
+const UNSENT_BYTES_MAX: usize = 4 << 30;
+
+/// The node at the other end of a session.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Its number in the map of `epoch`; 0: it is in none.
+    node: NodeId,
+    epoch: u64,
+}
+
+/// REPL HELLO.
+pub fn hello(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
+    let text = |at: usize| String::from_utf8_lossy(args.at(at)).into_owned();
+    let (version, cluster, name) = (text(2), text(3), text(4));
+    let Some(own) = &turn.node.cluster else {
+        turn.reply
+            .error("ERR this node is not in a cluster: start it with --cluster");
+        return Next::Close;
+    };
+    let is_known = version
+        .parse::<u32>()
+        .is_ok_and(|version| version.abs_diff(VERSION) <= 1);
+    if !is_known {
+        let text = format!("ERR this node speaks version {VERSION} with its peers, not {version}");
+        turn.reply.error(&text);
+        return Next::Close;
+    }
+    if let (Some(id), Ok(other)) = (own.id(), u64::from_str_radix(&cluster, 16))
+        && id != other
+    {
+        turn.reply
+            .error(&format!("ERR this node is in the cluster {id:016x}"));
+        return Next::Close;
+    }
+    if !map::is_name(&name) {
+        turn.reply
+            .error("ERR a node's name has 40 hexadecimal digits");
+        return Next::Close;
+    }
+    let greeting = format!("{VERSION} {} {} {}", said(own.id()), own.name, own.address);
+    turn.reply.simple(&greeting);
+    turn.net.set_timeout(None);
+    turn.net.set_output_limits(OutputLimits {
+        high_bytes: UNSENT_BYTES_MAX / 4,
+        low_bytes: UNSENT_BYTES_MAX / 8,
+        hard_bytes: UNSENT_BYTES_MAX,
+    });
+    let (node, epoch) = (0, 0);
+    turn.client().calling = Some(Box::new(Peer { name, node, epoch }));
+    Next::Go
+}
+
+/// The number of the node that is talking; `None`: it is none of the map's.
+pub fn caller(turn: &mut Turn<'_, '_, '_>) -> Option<NodeId> {
+    let map = turn.node.cluster.as_ref()?.map.as_ref()?;
+    let client = turn.node.clients.get_mut(turn.me)?;
+    let peer = client.calling.as_mut()?;
+    if peer.epoch != map.epoch {
+        (peer.node, peer.epoch) = (map.node_of(&peer.name).unwrap_or(0), map.epoch);
+    }
+    Some(peer.node).filter(|&node| node != 0)
+}
+
+/// Whether it is a node that is talking; else it is told so.
+pub fn is_peer(turn: &mut Turn<'_, '_, '_>) -> bool {
+    let is_peer = turn.client().calling.is_some();
+    if !is_peer {
+        turn.reply
+            .error("NOPERM only nodes say this, after REPL HELLO");
+    }
+    is_peer
+}
+
+/// REPL MSG.
+pub fn messages(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
+    if !is_peer(turn) {
+        return Next::Go;
+    }
+    let Some(from) = caller(turn) else {
+        return Next::Go;
+    };
+    let mut rest = frame;
+    while !rest.is_empty() {
+        let (shard, message, used) = match peer::decode(rest) {
+            Ok(decoded) => decoded,
+            Err(reason) => {
+                log::warn!("node {from}: {reason}; closed");
+                return Next::Close;
+            }
+        };
+        rest = &rest[used..];
+        let refused = turn.node.keyspace.step(shard, message, from);
+        if let Err(refusal) = refused {
+            log::debug!(
+                "shard {}: a message of node {from}: {refusal}",
+                super::shown(shard)
+            );
+        }
+    }
+    Next::Go
+}
+
+/// REPL FOUND.
+pub fn found(turn: &mut Turn<'_, '_, '_>, text: &[u8]) -> Next {
+    if !is_peer(turn) {
+        return Next::Go;
+    }
+    match Map::decode(text) {
+        Ok(map) => founding::told(turn, map),
+        Err(reason) => {
+            log::warn!("a node sent a map that makes no sense: {reason}");
+            return Next::Close;
+        }
+    }
+    Next::Go
+}

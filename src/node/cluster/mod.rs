@@ -1,0 +1,271 @@
+//! The cluster, as one of its nodes sees it.
+//!
+//! ```text
+//!   client ─▶ session ─▶ forward ── REPL FWD ──▶ serve ─▶ commit        (the shard's leader)
+//!                          ▲                       │        │ raft
+//!                          └──────── answers ──────┘        ▼
+//!                                                  link ── REPL MSG ──▶ incoming ─▶ shard.step
+//! ```
+//!
+//! Every node dials every node of the [map](crate::cluster::map), itself included, and speaks the same protocol as
+//! clients do: what goes out on a link that it dialed are its messages and the commands it passes on; what comes
+//! back are answers. What others have to say to it comes in on links that they dialed. So a link that breaks takes with
+//! it only what one side had asked.
+//!
+//! The map is what the meta shard agrees on, which is a shard like the others, but for its keys: `map`, and `founding`,
+//! the first map, with which a founder that was away when the others began can begin too.
+//!
+//! The rooms: [`founding`] (from a list of addresses to a map), [`link`] (what this node dials), [`incoming`] (what
+//! others say), [`frames`] (bytes), [`route`] (where a command is to be run), [`forward`] (commands for other nodes),
+//! [`serve`] (commands of other nodes), [`status`] (what people look at).
+
+pub mod forward;
+pub mod founding;
+pub mod frames;
+pub mod incoming;
+pub mod link;
+pub mod route;
+pub mod serve;
+pub mod status;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use raft::eraftpb::Message;
+
+use crate::cluster::map::{META, Map, NodeId, ReplicaId};
+use crate::reactor::app::Cx;
+use crate::reactor::id::ConnId;
+use crate::reactor::net::Net;
+use crate::shard::peer;
+use crate::shard::{ELECTION_TICKS, TICK_NANOS};
+
+use super::{Node, commit};
+use forward::Forwards;
+use link::Link;
+
+/// The version of what nodes say to each other. A node talks to those of its own version and to those of the one
+/// before or after.
+pub const VERSION: u32 = 1;
+/// Key of the map in the meta shard.
+pub const MAP_KEY: &[u8] = b"map";
+/// Key of the first map in the meta shard.
+pub const FOUNDING_KEY: &[u8] = b"founding";
+
+/// Ticks after which nothing is heard any more of what a former leader began.
+const ORPHANED_TICKS_MAX: usize = 5 * ELECTION_TICKS;
+/// Bytes that may wait on a link: what comes beyond is dropped, and raft says it again.
+const LINK_BYTES_MAX: usize = 64 << 20;
+
+/// The cluster, as one of its nodes sees it.
+pub struct Cluster {
+    /// This node's own lasting name.
+    pub name: String,
+    /// Where others reach it.
+    pub address: SocketAddr,
+    /// Its number in the map; 0 as long as it is in none.
+    pub me: NodeId,
+    /// The latest map that was applied here.
+    pub map: Option<Map>,
+    /// What this node dials.
+    pub links: BTreeMap<SocketAddr, Link>,
+    /// Commands for other nodes.
+    pub forwards: Forwards,
+    /// Answers to other nodes that go out at the end of the turn, by the connection that they called on.
+    pub answers: BTreeMap<ConnId, Vec<u8>>,
+    /// Shards with writes that wait although this node leads them no longer, and for how many ticks.
+    orphaned: BTreeMap<u16, usize>,
+}
+
+impl Cluster {
+    /// A node that knows of no others yet.
+    pub fn new(name: String, address: SocketAddr) -> Cluster {
+        Cluster {
+            name,
+            address,
+            me: 0,
+            map: None,
+            links: BTreeMap::new(),
+            forwards: Forwards::default(),
+            answers: BTreeMap::new(),
+            orphaned: BTreeMap::new(),
+        }
+    }
+
+    /// The link to a node, if it is ready.
+    fn link_to(&mut self, node: NodeId) -> Option<&mut Link> {
+        let address = self.map.as_ref()?.nodes.get(&node)?.address;
+        self.links.get_mut(&address).filter(|link| link.is_ready())
+    }
+
+    /// The id of the cluster, if this node is in one.
+    pub fn id(&self) -> Option<u64> {
+        self.map.as_ref().map(|map| map.cluster)
+    }
+}
+
+/// Begins to be a node of a cluster, if it is to be one. Everything there was is in memory.
+pub fn begin(cx: &mut Cx<'_, Node>, name: &str) {
+    let map = stored_map(cx.app);
+    if map.is_none() && cx.app.options.cluster.is_empty() {
+        return;
+    }
+    let address = cx.app.options.address;
+    cx.app.cluster = Some(Box::new(Cluster::new(name.to_owned(), address)));
+    cx.app.commits.split();
+    cx.net.call_later(TICK, tick);
+    match map {
+        Some(map) => adopt(cx, map),
+        None => founding::begin(cx),
+    }
+}
+
+const TICK: Duration = Duration::from_nanos(TICK_NANOS);
+
+/// The map that the meta shard holds here.
+fn stored_map(node: &Node) -> Option<Map> {
+    let meta = node.keyspace.meta()?;
+    let entry = meta.lookup(MAP_KEY, node.at_ms)?;
+    match Map::decode(entry.value) {
+        Ok(map) => Some(map),
+        Err(reason) => {
+            log::error!("the map of the cluster makes no sense: {reason}");
+            None
+        }
+    }
+}
+
+/// The meta shard has changed.
+pub fn meta_changed(cx: &mut Cx<'_, Node>) {
+    let known = |node: &Node| Some(node.cluster.as_ref()?.map.as_ref()?.epoch);
+    if let Some(map) = stored_map(cx.app)
+        && known(cx.app) != Some(map.epoch)
+    {
+        adopt(cx, map);
+    }
+}
+
+/// Takes over a map: whom to dial, and which replicas to have.
+fn adopt(cx: &mut Cx<'_, Node>, map: Map) {
+    let Some(cluster) = &mut cx.app.cluster else {
+        return;
+    };
+    let before = std::mem::replace(&mut cluster.me, map.node_of(&cluster.name).unwrap_or(0));
+    if before != cluster.me {
+        log::info!(
+            "node {} of the cluster {:016x}, {} nodes, {} shards",
+            cluster.me,
+            map.cluster,
+            map.nodes.len(),
+            map.shards
+        );
+    }
+    let is_there = |node: &&crate::cluster::map::Member| !node.is_gone;
+    let wanted = map.nodes.values().filter(is_there).map(|node| node.address);
+    let wanted: Vec<SocketAddr> = wanted.collect();
+    cluster.map = Some(map);
+    link::dial_all(cx, &wanted);
+}
+
+/// A tick of raft.
+fn tick(cx: &mut Cx<'_, Node>) {
+    cx.net.call_later(TICK, tick);
+    let now = cx.net.clock();
+    cx.app.keyspace.tick(now);
+    forward::tend(cx);
+    give_up_orphaned(cx);
+}
+
+/// What waits for entries of a shard that this node led learns from the next leader what became of them, or never.
+fn give_up_orphaned(cx: &mut Cx<'_, Node>) {
+    let keyspace = &cx.app.keyspace;
+    let is_orphaned = |shard: &u16| {
+        let index = keyspace.index_of_number(*shard);
+        cx.app.commits.is_awaited(index) && !keyspace.is_leader(*shard)
+    };
+    let orphaned: Vec<u16> = keyspace.numbers().into_iter().filter(is_orphaned).collect();
+    let Some(cluster) = &mut cx.app.cluster else {
+        return;
+    };
+    cluster.orphaned.retain(|shard, _| orphaned.contains(shard));
+    let mut given_up = Vec::new();
+    for shard in orphaned {
+        let ticks = cluster.orphaned.entry(shard).or_default();
+        *ticks += 1;
+        if *ticks > ORPHANED_TICKS_MAX {
+            given_up.push(shard);
+        }
+    }
+    given_up
+        .into_iter()
+        .for_each(|shard| commit::give_up(cx, shard));
+}
+
+/// Sends what has gathered in this turn.
+pub fn send(cx: &mut Cx<'_, Node>) {
+    if cx.app.cluster.is_none() {
+        return;
+    }
+    for (shard, messages) in cx.app.keyspace.take_outboxes() {
+        for message in messages {
+            put_message(cx.app, &cx.net, shard, &message);
+        }
+    }
+    let Some(cluster) = &mut cx.app.cluster else {
+        return;
+    };
+    for link in cluster.links.values_mut() {
+        link.send(&mut cx.net);
+    }
+    for (conn, frame) in std::mem::take(&mut cluster.answers) {
+        let head = format!("${}\r\n", frame.len());
+        cx.net.write_to(conn, head.as_bytes());
+        cx.net.write_to(conn, &frame);
+        cx.net.write_to(conn, b"\r\n");
+    }
+}
+
+/// Gives a message of a shard to the link that it goes out on; without one it is lost, and raft hears of it.
+fn put_message(node: &mut Node, net: &Net<'_, Node>, shard: u16, message: &Message) {
+    let Some(cluster) = &mut node.cluster else {
+        return;
+    };
+    let link = cluster.link_to(ReplicaId(message.to).node());
+    match link.filter(|link| link.unsent(net) < LINK_BYTES_MAX) {
+        Some(link) => peer::encode(shard, message, &mut link.messages),
+        None => node.keyspace.report_unreachable(shard, message.to),
+    }
+}
+
+/// The connection to a node is gone: what was on its way may not have arrived.
+fn unreachable(cx: &mut Cx<'_, Node>, address: SocketAddr) {
+    let Some(cluster) = &cx.app.cluster else {
+        return;
+    };
+    let Some(node) = cluster.map.as_ref().and_then(|map| map.node_at(address)) else {
+        return;
+    };
+    for shard in cx.app.keyspace.numbers() {
+        let of_node = cx.app.keyspace.members(shard);
+        for replica in of_node
+            .into_iter()
+            .filter(|&id| ReplicaId(id).node() == node)
+        {
+            cx.app.keyspace.report_unreachable(shard, replica);
+        }
+    }
+}
+
+/// Whether `shard` is led by this node, as far as it knows.
+pub fn is_led_here(node: &Node, shard: u16) -> bool {
+    node.keyspace.is_leader(shard)
+}
+
+/// The number of a shard as people say it.
+pub fn shown(shard: u16) -> String {
+    match shard {
+        META => "meta".to_owned(),
+        number => number.to_string(),
+    }
+}

@@ -1,0 +1,71 @@
+//! Where a client's command is to be run: here, by the leader of its shard, or nowhere.
+
+use crate::command::row::{Keys, Row, flag};
+use crate::command::verb::Verb;
+use crate::wire::request::Args;
+
+use super::super::turn::{Next, Turn};
+use super::super::{Node, dispatch};
+use super::{forward, founding};
+
+/// What is answered to commands whose keys are in several shards and that must be done as one.
+const CROSSSLOT: &str =
+    "CROSSSLOT Keys in request don't hash to the same shard: give them a common {tag}";
+
+/// Sees to a command on keys, if it is not to be simply run here.
+pub fn route(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Option<Next> {
+    if row.keys == Keys::NONE || !row.is(flag::WRITE | flag::READONLY) {
+        return None;
+    }
+    if turn
+        .node
+        .cluster
+        .as_ref()
+        .is_none_or(|cluster| cluster.map.is_none())
+    {
+        return Some(refuse(turn, &founding::waiting(turn.node)));
+    }
+    let Some(shard) = shard_of(turn.node, row, args) else {
+        return Some(refuse(turn, CROSSSLOT));
+    };
+    if !turn.node.keyspace.is_leader(shard) || has_forwarded(turn.node, shard) {
+        return Some(forward::command(turn, row, args, shard));
+    }
+    match row.is(flag::WRITE) {
+        true => None,
+        false => Some(dispatch::read(turn, row, args, shard)),
+    }
+}
+
+/// Whether commands for a shard were passed on and are not answered: what is run here now would be before them.
+fn has_forwarded(node: &Node, shard: u16) -> bool {
+    let cluster = node.cluster.as_ref();
+    cluster.is_some_and(|cluster| cluster.forwards.has_some(shard))
+}
+
+/// The one shard that all keys of a command are in.
+pub fn shard_of(node: &Node, row: &Row, args: Args<'_>) -> Option<u16> {
+    let mut positions = row.keys.positions(args.len());
+    let first = positions
+        .next()
+        .map(|at| node.keyspace.shard_of(args.at(at)))?;
+    positions
+        .all(|at| node.keyspace.shard_of(args.at(at)) == first)
+        .then_some(first)
+}
+
+fn refuse(turn: &mut Turn<'_, '_, '_>, text: &str) -> Next {
+    if turn.client().awaiting > 0 {
+        return Next::Settle;
+    }
+    turn.reply.error(text);
+    Next::Go
+}
+
+/// Whether a command is about all keys there are.
+pub fn is_of_all_keys(verb: Verb) -> bool {
+    matches!(
+        verb,
+        Verb::Dbsize | Verb::Keys | Verb::Scan | Verb::Randomkey | Verb::Flushall | Verb::Flushdb
+    )
+}

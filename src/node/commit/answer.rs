@@ -1,0 +1,279 @@
+//! The end of a batch: what it changes is applied, and who waits for it is answered, in the order of its items.
+//!
+//! The replies of one client are sent in the order of its commands. Within a batch that is the order of the items; over
+//! batches, and with answers that come from other nodes, it is kept by [`Replies`](super::super::replies).
+
+use crate::command::{resolve, table};
+use crate::reactor::app::Cx;
+use crate::reactor::id::ConnId;
+use crate::wire::reply::{Dialect, Reply};
+use crate::wire::request::OwnedArgs;
+
+use super::super::cluster::frames::Outcome;
+use super::super::cluster::serve;
+use super::super::session::Message;
+use super::super::turn::{Next, Turn};
+use super::super::{Node, dispatch, latency, notify, propose, slowlog};
+use super::{Answer, Changes, INNER, Item, NO_TOUCH, SILENT, TIMED, Work};
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is as durable as was asked for.
+    Kept,
+    /// There is no space for it.
+    Refused,
+    /// Its shard has another leader: it was not done.
+    Moved,
+    /// Its shard has another leader, which may have done it or not.
+    Unknown,
+}
+
+/// What is answered when nothing was done because the leader of the shard is another one now.
+const MOVED: &str = "TRYAGAIN the shard has another leader now: nothing was done";
+/// What is answered when nobody can tell.
+const UNKNOWN: &str = "UNKNOWN the leader of the shard was lost: the write was done or will never be, \
+                       nobody here can tell";
+
+/// Applies and answers all of a batch.
+pub(super) fn conclude(cx: &mut Cx<'_, Node>, mut items: Vec<Item>, fate: Fate) {
+    // The meter's runs are the batch's: the clock is read for it, and not for each client in it.
+    let now = cx.net.clock();
+    cx.app.end_run(now);
+    let mut rest = items.as_slice();
+    while let Some(first) = rest.first() {
+        let same = |item: &Item| item.conn == first.conn;
+        let run = rest.iter().take_while(|item| same(item)).count();
+        answer(cx, first.conn, &rest[..run], fate);
+        rest = &rest[run..];
+    }
+    let now = cx.net.clock();
+    cx.app.end_run(now);
+    items.clear();
+    cx.app.commits.recycle(items);
+    cx.app.latches.retry(&cx.app.commits, &mut cx.net);
+}
+
+/// Applies and answers items of one client that follow each other.
+fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item], fate: Fate) {
+    let mut out = std::mem::take(&mut cx.app.scratch.replies);
+    let is_there = cx.app.clients.get(conn).is_some();
+    let dialect = items.first().map_or(Dialect::Resp2, |item| item.dialect);
+    let bytes_max = cx.app.options.output_bytes_max;
+    let mut turn = Turn {
+        node: cx.app,
+        net: &mut cx.net,
+        reply: Reply::new(&mut out, dialect).limited(bytes_max),
+        me: conn,
+        request_bytes: 0,
+        quick: true,
+        in_transaction: false,
+        pushed: Vec::new(),
+        serving: None,
+    };
+    // Where the command at hand begins in the replies, and its number; parts of a transaction that are still to come.
+    let (mut begin, mut number, mut parts) = (0, 0, 0);
+    let mut is_closing = false;
+    for item in items {
+        if !turn.in_transaction {
+            (begin, number) = (turn.reply.len(), item.number);
+            turn.reply.set_dialect(item.dialect);
+        }
+        is_closing |= one(&mut turn, item, is_there, fate) == Next::Close;
+        if let Work::Exec(count) = item.work {
+            parts = count;
+            turn.in_transaction = true;
+        } else if turn.in_transaction {
+            parts -= 1;
+        }
+        if parts == 0 {
+            turn.in_transaction = false;
+            if item.flags & SILENT != 0 {
+                turn.reply.truncate(begin);
+            }
+            let pushed = std::mem::take(&mut turn.pushed);
+            turn.reply.raw(&pushed);
+            put_in_order(&mut turn, number, begin);
+        }
+    }
+    let is_cut = turn.reply.is_cut();
+    drop(turn);
+    if is_cut {
+        log::warn!("a client asked for a reply beyond client-output-limit; cut off");
+        cx.net.abort(conn);
+    } else if is_there {
+        cx.net.write_buf_to(conn, &mut out);
+        if is_closing {
+            cx.net.lose(conn);
+        }
+    }
+    out.clear();
+    cx.app.scratch.replies = out;
+    answered(cx, conn, items.len() as u32);
+}
+
+/// Commands of a client have been answered.
+fn answered(cx: &mut Cx<'_, Node>, conn: ConnId, count: u32) {
+    let client = cx.app.clients.get_mut(conn);
+    let Some(client) = client.filter(|client| client.calling.is_none()) else {
+        return;
+    };
+    client.awaiting -= count;
+    if client.awaiting == 0 {
+        (client.awaiting_bytes, client.awaiting_longest) = (0, 0);
+        if std::mem::take(&mut client.settling) {
+            cx.net.post(conn, Message::Settled);
+        }
+    }
+}
+
+/// Gives a client the answer of this number, which came from elsewhere.
+pub fn deliver(cx: &mut Cx<'_, Node>, conn: ConnId, number: u64, reply: &[u8]) {
+    let Some(client) = cx.app.clients.get_mut(conn) else {
+        return;
+    };
+    if !client.replies.is_next(number) {
+        client.replies.keep(number, reply);
+    } else if !client.replies.has_early() {
+        client.replies.go_on(&mut Vec::new());
+        cx.net.write_to(conn, reply);
+    } else {
+        let mut out = reply.to_vec();
+        client.replies.go_on(&mut out);
+        cx.net.write_buf_to(conn, &mut out);
+    }
+    answered(cx, conn, 1);
+}
+
+/// Sees to it that the reply which begins at `begin` is sent in its order.
+fn put_in_order(turn: &mut Turn<'_, '_, '_>, number: u64, begin: usize) {
+    let Some(client) = turn.node.clients.get_mut(turn.me) else {
+        return;
+    };
+    if client.calling.is_some() {
+        let reply = turn.reply.written_from(begin);
+        serve::answer(turn.node, turn.me, number, Outcome::Replied(reply));
+        return turn.reply.truncate(begin);
+    }
+    if client.replies.is_next(number) {
+        client.replies.go_on(turn.reply.out());
+    } else {
+        client.replies.keep(number, turn.reply.written_from(begin));
+        turn.reply.truncate(begin);
+    }
+}
+
+/// Applies and answers one item; how its session is to go on.
+fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool, fate: Fate) -> Next {
+    let (before, errors) = (turn.reply.len(), turn.reply.errors());
+    if item.flags & TIMED != 0 {
+        turn.end_run();
+    }
+    if item.flags & NO_TOUCH != 0 {
+        turn.node.keyspace.set_touching(false);
+    }
+    let mut next = Next::Go;
+    match &item.work {
+        work if fate != Fate::Kept && !is_alone(work, turn.in_transaction) => {
+            refuse(turn, work, fate);
+        }
+        Work::Change { slot } => change(turn, *slot),
+        Work::Changes(changes) => several(turn, changes),
+        Work::Flush => flush(turn),
+        Work::Run(_) if fate == Fate::Moved => turn.reply.error(MOVED),
+        Work::Run(args) if is_there => next = run(turn, args),
+        Work::Run(_) => {}
+        Work::Exec(count) => turn.reply.array(*count),
+    }
+    if turn.node.touched.recording {
+        notify::tell_touched(turn);
+    }
+    if item.flags & NO_TOUCH != 0 {
+        turn.node.keyspace.set_touching(true);
+    }
+    if item.flags & INNER == 0 {
+        if turn.reply.errors() != errors {
+            turn.count_error(item.verb, before);
+        }
+        turn.count(item.verb);
+    }
+    if item.flags & TIMED != 0 {
+        consider(turn, item, is_there);
+    }
+    next
+}
+
+/// Ends the measurement of a command that was timed alone.
+fn consider(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool) {
+    let took_us = turn.end_run() / 1_000;
+    let row = table::row(item.verb);
+    latency::consider(turn, row, took_us);
+    if let Some(typed) = item.typed.as_ref().filter(|_| is_there) {
+        slowlog::consider(turn, row, typed.args(), took_us);
+    }
+}
+
+/// Whether an item answers for itself alone, and changes nothing.
+fn is_alone(work: &Work, in_transaction: bool) -> bool {
+    matches!(work, Work::Run(_)) && !in_transaction
+}
+
+/// Takes back that changes are under way, which are not to be. The parts of a transaction have no answers.
+fn refuse(turn: &mut Turn<'_, '_, '_>, work: &Work, fate: Fate) {
+    let commits = &mut turn.node.commits;
+    match work {
+        Work::Change { slot } => commits.settle(*slot),
+        Work::Changes(changes) => changes.slots.iter().for_each(|&slot| commits.settle(slot)),
+        Work::Flush => commits.settle_flush(),
+        Work::Run(_) | Work::Exec(_) => {}
+    }
+    if !turn.in_transaction {
+        turn.reply.error(match fate {
+            Fate::Kept | Fate::Refused => propose::NO_SPACE_LEFT,
+            Fate::Moved => MOVED,
+            Fate::Unknown => UNKNOWN,
+        });
+    }
+}
+
+fn change(turn: &mut Turn<'_, '_, '_>, slot: u16) {
+    let node = &mut *turn.node;
+    node.commits.settle(slot);
+    node.keyspace
+        .apply_next(slot, &mut turn.reply, &mut node.touched);
+}
+
+fn several(turn: &mut Turn<'_, '_, '_>, changes: &Changes) {
+    let mut deleted = 0;
+    let mut unread = Vec::new();
+    for &slot in &changes.slots {
+        let node = &mut *turn.node;
+        node.commits.settle(slot);
+        unread.clear();
+        let mut silent = Reply::new(&mut unread, Dialect::Resp2);
+        let was_there = node
+            .keyspace
+            .apply_next(slot, &mut silent, &mut node.touched);
+        deleted += i64::from(was_there);
+    }
+    match &changes.answer {
+        Answer::Ok => turn.reply.ok(),
+        Answer::Int(number) => turn.reply.int(*number),
+        Answer::Deleted => turn.reply.int(deleted),
+        Answer::Error(text) => turn.reply.error(text),
+    }
+}
+
+fn flush(turn: &mut Turn<'_, '_, '_>) {
+    let node = &mut *turn.node;
+    node.commits.settle_flush();
+    node.keyspace.apply_flush();
+    node.touched.writes += 1;
+    turn.reply.ok();
+}
+
+fn run(turn: &mut Turn<'_, '_, '_>, args: &OwnedArgs) -> Next {
+    let args = args.args();
+    let row = table::find(args.at(0)).and_then(|row| resolve::subcommand(row, args).ok());
+    row.map_or(Next::Go, |row| dispatch::run_now(turn, row, args))
+}

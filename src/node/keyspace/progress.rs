@@ -1,0 +1,133 @@
+//! How far the shards are: from what was proposed, over the record that all of them share, to what is committed.
+
+use crate::shard::Turned;
+
+use super::{Keyspace, Touched};
+
+impl Keyspace {
+    /// Proposes to raft what has been proposed to a shard, stamped `at_ms`: shard, index and term of the entry, if
+    /// there is one.
+    pub fn close(&mut self, index: usize, at_ms: u64) -> Vec<(usize, u64, u64)> {
+        let shard = &mut self.shards[index];
+        if !shard.is_open() {
+            return Vec::new();
+        }
+        self.open_bytes -= shard.open_bytes();
+        self.open.retain(|&open| open != index);
+        let at = shard.close(at_ms);
+        self.mark(index);
+        at.map(|(at, term)| (index, at, term)).into_iter().collect()
+    }
+
+    /// The same for all shards.
+    pub fn close_all(&mut self, at_ms: u64) -> Vec<(usize, u64, u64)> {
+        self.open_bytes = 0;
+        let mut entries = Vec::with_capacity(self.open.len());
+        let mut open = std::mem::take(&mut self.open);
+        for index in open.drain(..) {
+            let at = self.shards[index].close(at_ms);
+            entries.extend(at.map(|(at, term)| (index, at, term)));
+            self.mark(index);
+        }
+        self.open = open;
+        entries
+    }
+
+    /// Raft may have something to say in a shard.
+    pub fn mark(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.is_dirty[index], true) {
+            self.dirty.push(index);
+        }
+    }
+
+    /// Lets raft go on in the shards where it has something to say; what must be kept is appended to `record`, the one
+    /// of this number. Whether there was anything.
+    pub fn advance(&mut self, mut record: Option<&mut Vec<u8>>, number: u64) -> bool {
+        let mut has_advanced = false;
+        for index in std::mem::take(&mut self.dirty) {
+            self.is_dirty[index] = false;
+            let shard = &mut self.shards[index];
+            if !shard.is_dirty() {
+                continue;
+            }
+            has_advanced = true;
+            let turned = shard.advance(record.as_deref_mut(), number);
+            if turned != Turned::Silent {
+                self.in_record.push(index);
+            }
+            if shard.next_committed().is_some() {
+                self.committed.push(index);
+            }
+            self.talking.push(index);
+        }
+        has_advanced
+    }
+
+    /// The record goes to the disk: the last index of each shard that has entries in it.
+    pub fn begin_flight(&mut self) -> Vec<(u16, u64)> {
+        assert!(
+            self.in_flight.is_empty(),
+            "one record is under way at a time"
+        );
+        std::mem::swap(&mut self.in_record, &mut self.in_flight);
+        self.in_flight.sort_unstable();
+        self.in_flight.dedup();
+        let mark = |&index: &usize| {
+            let shard = &self.shards[index];
+            (shard.number(), shard.last_index())
+        };
+        self.in_flight.iter().map(mark).collect()
+    }
+
+    /// The first record of the log goes to the disk, which holds the log of every shard: the last index of each.
+    pub fn begin_flight_of_all(&mut self) -> Vec<(u16, u64)> {
+        self.in_record = (0..self.shards.len()).collect();
+        self.begin_flight()
+    }
+
+    /// The records up to this one are durable.
+    pub fn persisted(&mut self, number: u64) {
+        let in_flight = std::mem::take(&mut self.in_flight);
+        for &index in &in_flight {
+            self.shards[index].persisted(number);
+            self.talking.push(index);
+            self.mark(index);
+        }
+        self.in_flight = in_flight;
+        self.in_flight.clear();
+    }
+
+    /// Shards with committed entries that are not applied, since the last call.
+    pub fn take_committed(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.committed)
+    }
+
+    /// Index and term of the next entry of a shard that is committed and not applied.
+    pub fn next_committed(&self, index: usize) -> Option<(u64, u64)> {
+        self.shards[index].next_committed()
+    }
+
+    /// Applies the next committed entry of a shard, for which nobody waits.
+    pub fn apply_entry(&mut self, index: usize, touched: &mut Touched) {
+        let dropped = &mut self.dropped;
+        self.shards[index].apply_entry(
+            |key, effect| touched.add(key, effect),
+            |all| dropped.push(all),
+        );
+    }
+
+    /// Everything committed in a shard has been applied.
+    pub fn settle(&mut self, index: usize) {
+        self.shards[index].settle();
+    }
+
+    /// Applies all that is committed, for nobody: a recovered log ends with such entries.
+    pub fn apply_all(&mut self) {
+        for index in self.take_committed() {
+            while self.next_committed(index).is_some() {
+                self.apply_entry(index, &mut Touched::default());
+            }
+            self.settle(index);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The shards of a node as replicas of groups: what the cluster asks of them, by the numbers of the shards.
+
+use raft::eraftpb::Message;
+
+use crate::cluster::map::META;
+use crate::shard::Shard;
+use crate::shard::peer::check::Refusal;
+
+use super::Keyspace;
+
+impl Keyspace {
+    /// The meta shard, if there is one.
+    pub fn meta(&self) -> Option<&Shard> {
+        self.shards().last().filter(|shard| shard.number() == META)
+    }
+
+    /// The numbers of all shards.
+    pub fn numbers(&self) -> Vec<u16> {
+        self.shards().iter().map(Shard::number).collect()
+    }
+
+    /// The shards that are not vacant.
+    pub fn replicas(&self) -> impl Iterator<Item = &Shard> {
+        self.shards().iter().filter(|shard| !shard.is_vacant())
+    }
+
+    fn replica(&self, number: u16) -> Option<&Shard> {
+        self.shards().get(self.index_of_number(number))
+    }
+
+    /// Up to which entry a shard is applied here.
+    pub fn applied(&self, number: u16) -> u64 {
+        self.replica(number)
+            .map_or(0, |shard| shard.applied().index)
+    }
+
+    /// Whether others have a shard and this node does not.
+    pub fn is_vacant(&self, number: u16) -> bool {
+        self.replica(number).is_none_or(Shard::is_vacant)
+    }
+
+    /// Whether this node's replica leads the group of a shard.
+    pub fn is_leader(&self, number: u16) -> bool {
+        self.replica(number).is_some_and(Shard::is_leader)
+    }
+
+    /// Whether this node is handing the leadership of a shard over.
+    pub fn is_transferring(&self, number: u16) -> bool {
+        self.replica(number).is_some_and(Shard::is_transferring)
+    }
+
+    /// The replica that leads the group of a shard, as far as this node's knows.
+    pub fn leader(&self, number: u16) -> Option<u64> {
+        self.replica(number)?.leader()
+    }
+
+    /// All replicas of a shard, as far as this node's knows.
+    pub fn members(&self, number: u16) -> Vec<u64> {
+        self.replica(number)
+            .map_or_else(Vec::new, |shard| shard.members().all())
+    }
+
+    /// Takes in a message of the node `from` for this node's replica of a shard.
+    ///
+    /// # Errors
+    /// It makes no sense, or there is no such shard.
+    pub fn step(&mut self, number: u16, message: Message, from: u32) -> Result<(), Refusal> {
+        let index = self.index_of_number(number);
+        if index >= self.shards().len() {
+            return Err(Refusal::Receiver);
+        }
+        self.shard_mut(number).step(message, from)?;
+        self.mark(index);
+        Ok(())
+    }
+
+    /// Raft's unit of time has passed.
+    pub fn tick(&mut self, now: u64) {
+        for index in 0..self.shards().len() {
+            let number = self.shards()[index].number();
+            let was_read = std::mem::take(&mut self.was_read[index]);
+            let shard = self.shard_mut(number);
+            if was_read {
+                shard.renew_lease(now);
+            }
+            shard.tick();
+            if shard.is_dirty() {
+                self.mark(index);
+            }
+        }
+    }
+
+    /// Whether this node may answer reads of a shard now. The value must have been read before the clock; if not, it is
+    /// seen to that it soon may.
+    pub fn can_read(&mut self, number: u16, now: u64) -> bool {
+        let index = self.index_of_number(number);
+        self.was_read[index] = true;
+        let shard = self.shard_mut(number);
+        if shard.can_read(now) {
+            return true;
+        }
+        if shard.renew_lease(now) {
+            self.mark(index);
+        }
+        false
+    }
+
+    /// Messages for other replicas since the last call, by shard.
+    pub fn take_outboxes(&mut self) -> Vec<(u16, Vec<Message>)> {
+        let mut all = Vec::new();
+        for index in std::mem::take(&mut self.talking) {
+            let number = self.shards()[index].number();
+            let messages = self.shard_mut(number).take_outbox();
+            if !messages.is_empty() {
+                all.push((number, messages));
+            }
+        }
+        all
+    }
+
+    /// What was sent to a replica may have been lost.
+    pub fn report_unreachable(&mut self, number: u16, replica: u64) {
+        self.shard_mut(number).report_unreachable(replica);
+    }
+
+    /// Stands for election in a shard that was founded just now.
+    pub fn campaign(&mut self, number: u16) {
+        self.shard_mut(number).campaign();
+    }
+}

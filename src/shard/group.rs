@@ -1,0 +1,449 @@
+//! Raft for one shard: what goes in (proposals, messages, ticks), and what comes out in each turn.
+//!
+//! ```text
+//!   propose ─┐                    ┌─▶ section of the turn's record ─ disk ─▶ persisted
+//!   step    ─┼─▶ raft ─ advance ──┼─▶ outbox: messages that wait for nothing
+//!   tick    ─┘        (a turn)    ├─▶ steps:  messages that wait for the record, in order
+//!                                 ├─▶ committed entries
+//!                                 └─▶ a snapshot that takes the place of the log
+//! ```
+//!
+//! What raft says in one turn goes into the record that the turn appends to; a *step* remembers which one that is. A
+//! step with nothing to keep still stands behind those before it. A leader's messages go out at once, so that the
+//! followers' disks work beside its own (Ongaro's thesis, 10.2.1).
+//!
+//! Who has just started votes for nobody for an election timeout: it may have promised a leader not to, and promises
+//! are not written down. Timeouts differ by the replica's rank in its group, so that two do not stand for election
+//! again and again at the same moment, and nothing here is random.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use raft::eraftpb::{ConfChangeV2, Entry as RaftEntry, EntryType, Message, MessageType, Snapshot};
+use raft::{
+    Config, GetEntriesContext, ProgressTracker, RawNode, SnapshotStatus, StateRole, Storage,
+};
+
+use super::ELECTION_TICKS;
+use super::lease::Lease;
+use super::log::Log;
+use super::members::Members;
+use super::peer::check::{Refusal, View, check};
+use super::section::{self, Committed, HardState, STAMP_BYTES};
+
+/// Committed entries handed out at once, in bytes.
+const COMMITTED_BYTES_MAX: u64 = 16 << 20;
+/// Ticks between two heartbeats of a leader.
+const HEARTBEAT_TICKS: usize = 2;
+/// Entries of one message, in bytes, unless one alone is longer.
+const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+/// Messages to a follower that it has not answered.
+const INFLIGHT_MAX: usize = 256;
+
+/// What raft said in one turn.
+struct Step {
+    number: u64,
+    /// The record that it is kept in.
+    record: u64,
+    messages: Vec<Message>,
+    /// The last entry of a snapshot that took the place of the log.
+    snapshot: Option<u64>,
+    /// Whether it changes the log, and not only what raft must never forget.
+    is_of_log: bool,
+}
+
+/// What came out of a turn.
+#[derive(Default)]
+pub(super) struct Advanced {
+    /// Whether something was appended to the record.
+    pub(super) is_written: bool,
+    /// A snapshot that takes the place of the log and the store.
+    pub(super) snapshot: Option<Snapshot>,
+}
+
+/// See the module.
+pub(super) struct Group {
+    number: u16,
+    replica: u64,
+    raft: RawNode<Log>,
+    steps: VecDeque<Step>,
+    outbox: Vec<Message>,
+    committed: VecDeque<Committed>,
+    lease: Lease,
+    /// The term and role that the lease belongs to.
+    reign: Option<u64>,
+    /// Until so many ticks have passed no vote is given.
+    quiet_ticks: usize,
+}
+
+impl Group {
+    /// The group of shard `number` in which we are `replica`, which goes on behind what of `log` is applied.
+    pub(super) fn new(number: u16, replica: u64, log: Log, applied: u64) -> Group {
+        let members = log.members().clone();
+        let is_alone = members.is_alone(replica);
+        let rank = members
+            .all()
+            .iter()
+            .filter(|&&other| other < replica)
+            .count();
+        let timeout = ELECTION_TICKS + rank;
+        let config = Config {
+            id: replica,
+            election_tick: ELECTION_TICKS,
+            min_election_tick: timeout,
+            max_election_tick: timeout + 1,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            applied,
+            max_size_per_msg: MESSAGE_BYTES_MAX,
+            max_inflight_msgs: INFLIGHT_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            // A follower learns at once what is committed: it is asked for reads, too.
+            skip_bcast_commit: is_alone,
+            max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+            ..Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let mut raft = RawNode::new(&config, log, &logger).expect("recovery checked the state");
+        if is_alone {
+            raft.campaign()
+                .expect("a group of one elects its only member");
+        }
+        Group {
+            number,
+            replica,
+            raft,
+            steps: VecDeque::new(),
+            outbox: Vec::new(),
+            committed: VecDeque::new(),
+            lease: Lease::default(),
+            reign: None,
+            quiet_ticks: if is_alone { 0 } else { ELECTION_TICKS },
+        }
+    }
+
+    pub(super) fn replica(&self) -> u64 {
+        self.replica
+    }
+
+    pub(super) fn members(&self) -> &Members {
+        self.raft.store().members()
+    }
+
+    pub(super) fn is_alone(&self) -> bool {
+        self.members().is_alone(self.replica)
+    }
+
+    pub(super) fn is_leader(&self) -> bool {
+        self.raft.raft.state == StateRole::Leader
+    }
+
+    /// The leader that this replica knows of.
+    pub(super) fn leader(&self) -> Option<u64> {
+        Some(self.raft.raft.leader_id).filter(|&leader| leader != 0)
+    }
+
+    pub(super) fn hard_state(&self) -> HardState {
+        let raft = &self.raft.raft;
+        HardState {
+            term: raft.term,
+            vote: raft.vote,
+            commit: raft.raft_log.committed,
+        }
+    }
+
+    pub(super) fn last_index(&self) -> u64 {
+        self.raft.raft.raft_log.last_index()
+    }
+
+    /// What a leader knows of the others.
+    pub(super) fn progress(&self) -> &ProgressTracker {
+        self.raft.raft.prs()
+    }
+
+    pub(super) fn log_mut(&mut self) -> &mut Log {
+        self.raft.mut_store()
+    }
+
+    /// Proposes an entry; its index and term, or nothing when this replica does not lead or takes no more.
+    pub(super) fn propose(&mut self, data: Bytes) -> Option<(u64, u64)> {
+        if !self.is_leader() {
+            return None;
+        }
+        let entry = RaftEntry {
+            data,
+            ..RaftEntry::default()
+        };
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.replica;
+        message.set_entries(vec![entry].into());
+        self.raft.step(message).ok()?;
+        Some((self.last_index(), self.raft.raft.term))
+    }
+
+    /// Proposes a change of the members, unless one is under way; where it stands in the log.
+    pub(super) fn propose_change(&mut self, change: ConfChangeV2) -> Option<(u64, u64)> {
+        let raft = &self.raft.raft;
+        if !self.is_leader() || raft.has_pending_conf() || !raft.commit_to_current_term() {
+            return None;
+        }
+        self.raft.propose_conf_change(Vec::new(), change).ok()?;
+        Some((self.last_index(), self.raft.raft.term))
+    }
+
+    /// A committed change of the members takes effect.
+    pub(super) fn apply_change(&mut self, change: &ConfChangeV2) {
+        // An error means that every replica ignores the entry.
+        if let Ok(state) = self.raft.apply_conf_change(change) {
+            let members = Members::from_conf_state(&state);
+            self.raft.mut_store().set_members(members);
+            // A leader that was removed would go on without being able to.
+            if self.is_leader() && !self.raft.raft.promotable() {
+                let term = self.raft.raft.term;
+                self.raft.raft.become_follower(term, 0);
+            }
+            let is_alone = self.is_alone();
+            self.raft.skip_bcast_commit(is_alone);
+        }
+    }
+
+    /// Whether a message of the node `from` may be taken in.
+    ///
+    /// # Errors
+    /// It may not; why.
+    pub(super) fn check(&self, message: &Message, from: u32) -> Result<(), Refusal> {
+        let view = View {
+            raft: &self.raft.raft,
+            node: from,
+            is_writing: self.is_writing(),
+        };
+        check(message, &view)
+    }
+
+    /// Takes in a message of a peer that was [checked](Self::check).
+    pub(super) fn step(&mut self, message: Message) {
+        let is_vote_wanted = matches!(
+            message.get_msg_type(),
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+        );
+        if is_vote_wanted && self.quiet_ticks > 0 {
+            return;
+        }
+        // What raft cannot use (from a replica that is gone, say) it says and drops.
+        let _ = self.raft.step(message);
+    }
+
+    /// A tick has passed.
+    pub(super) fn tick(&mut self) {
+        self.quiet_ticks = self.quiet_ticks.saturating_sub(1);
+        // Raft cannot stand for election while its log is on its way to the disk.
+        if self.is_leader() || !self.is_writing() {
+            self.raft.tick();
+        }
+    }
+
+    /// Stands for election now. Only who has never voted may do so at once.
+    pub(super) fn campaign(&mut self) {
+        self.quiet_ticks = 0;
+        let _ = self.raft.campaign();
+    }
+
+    /// Votes may be given: nothing can have been promised.
+    pub(super) fn end_quiet(&mut self) {
+        self.quiet_ticks = 0;
+    }
+
+    /// Hands the leadership over, if somebody else is ready for it.
+    pub(super) fn transfer(&mut self, to: u64) {
+        if self.is_leader() {
+            self.lease.end();
+            self.raft.transfer_leader(to);
+        }
+    }
+
+    /// Whether the leader is handing over.
+    pub(super) fn is_transferring(&self) -> bool {
+        self.raft.raft.lead_transferee.is_some()
+    }
+
+    /// The link to a replica is gone.
+    pub(super) fn report_unreachable(&mut self, replica: u64) {
+        self.raft.report_unreachable(replica);
+        self.raft.report_snapshot(replica, SnapshotStatus::Failure);
+    }
+
+    /// Whether what is applied may be read as the latest: all that was ever acknowledged is in it.
+    pub(super) fn can_read(&self, applied: u64, now: u64) -> bool {
+        if self.is_alone() {
+            return true;
+        }
+        let has_all =
+            self.raft.raft.commit_to_current_term() && applied >= self.raft.raft.raft_log.committed;
+        self.is_leader() && !self.is_transferring() && has_all && self.lease.is_valid(now)
+    }
+
+    /// Begins a round of heartbeats for a lease, if one is needed; whether there is something to send.
+    pub(super) fn renew_lease(&mut self, now: u64) -> bool {
+        if self.is_alone() || !self.is_leader() || self.is_transferring() {
+            return false;
+        }
+        if !self.raft.raft.commit_to_current_term() {
+            return false;
+        }
+        match self.lease.begin(now) {
+            Some(context) => {
+                self.raft.read_index(context);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether [`advance`](Self::advance) has something to do.
+    pub(super) fn has_ready(&self) -> bool {
+        self.raft.has_ready()
+    }
+
+    /// Takes what raft has to say, and appends what must be kept to `record`, whose number is `number`. Without a
+    /// record nothing must be kept: it is as good as kept.
+    pub(super) fn advance(&mut self, mut record: Option<&mut Vec<u8>>, number: u64) -> Advanced {
+        let mut advanced = Advanced::default();
+        while self.raft.has_ready() {
+            let mut ready = self.raft.ready();
+            self.note_reign();
+            self.outbox.append(&mut ready.take_messages());
+            if let Some(state) = ready.hs() {
+                let state = state.clone();
+                self.raft.mut_store().set_hard_state(state);
+            }
+            for state in ready.take_read_states() {
+                self.lease.confirm(&state.request_ctx);
+            }
+            let entries = ready.take_entries();
+            let metadata = ready.snapshot().get_metadata();
+            let snapshot = Some(metadata.index).filter(|&index| index > 0);
+            if snapshot.is_some() {
+                let members = Members::from_conf_state(metadata.get_conf_state());
+                self.raft
+                    .mut_store()
+                    .restart(metadata.index, metadata.term, members);
+                self.committed.clear();
+                advanced.snapshot = Some(ready.snapshot().clone());
+            }
+            let is_of_log = !entries.is_empty() || snapshot.is_some();
+            let is_to_keep = is_of_log || ready.must_sync();
+            let is_kept = is_to_keep && record.is_some();
+            if let Some(record) = record.as_deref_mut().filter(|_| is_to_keep) {
+                section::begin(record, self.number, self.hard_state(), entries.len());
+                entries
+                    .iter()
+                    .for_each(|entry| section::put_entry(record, entry));
+                advanced.is_written = true;
+            }
+            self.raft.mut_store().append(entries);
+            self.take_committed(ready.take_committed_entries());
+            let (step, messages) = (ready.number(), ready.take_persisted_messages());
+            self.raft.advance_append_async(ready);
+            let behind = self.steps.back().map(|step| step.record);
+            match behind.filter(|_| !is_kept).or(is_kept.then_some(number)) {
+                Some(record) => self.steps.push_back(Step {
+                    number: step,
+                    record,
+                    messages,
+                    snapshot,
+                    is_of_log,
+                }),
+                None => {
+                    self.outbox.extend(messages);
+                    self.kept(step, snapshot);
+                }
+            }
+        }
+        advanced
+    }
+
+    /// The lease ends with the reign in which it was given.
+    fn note_reign(&mut self) {
+        let reign = self.is_leader().then_some(self.raft.raft.term);
+        if self.reign != reign {
+            self.reign = reign;
+            self.lease.end();
+        }
+    }
+
+    fn take_committed(&mut self, entries: Vec<RaftEntry>) {
+        for entry in entries {
+            let is_members = entry.get_entry_type() != EntryType::EntryNormal;
+            let (at_ms, changes) = match section::body(&entry.data) {
+                _ if is_members => (0, entry.data.clone()),
+                Ok(Some((at_ms, _))) => (at_ms, entry.data.slice(STAMP_BYTES..)),
+                _ => (0, Bytes::new()),
+            };
+            self.committed.push_back(Committed {
+                index: entry.index,
+                term: entry.term,
+                at_ms,
+                is_members,
+                changes,
+            });
+        }
+    }
+
+    /// All records up to this one are durable.
+    pub(super) fn persisted(&mut self, record: u64) {
+        while self.steps.front().is_some_and(|step| step.record <= record) {
+            let Some(step) = self.steps.pop_front() else {
+                break;
+            };
+            self.outbox.extend(step.messages);
+            self.kept(step.number, step.snapshot);
+        }
+    }
+
+    /// What raft said in a step is as good as kept.
+    fn kept(&mut self, step: u64, snapshot: Option<u64>) {
+        self.raft.on_persist_ready(step);
+        if let Some(index) = snapshot {
+            self.raft.advance_apply_to(index);
+        }
+    }
+
+    /// Whether something of the log is on its way to the disk.
+    fn is_writing(&self) -> bool {
+        self.steps.iter().any(|step| step.is_of_log)
+    }
+
+    /// Messages to send, in order.
+    pub(super) fn take_outbox(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.outbox)
+    }
+
+    pub(super) fn committed(&self) -> Option<&Committed> {
+        self.committed.front()
+    }
+
+    pub(super) fn committed_mut(&mut self) -> Option<&mut Committed> {
+        self.committed.front_mut()
+    }
+
+    /// The first committed entry has been applied.
+    pub(super) fn pop_committed(&mut self) -> Option<Committed> {
+        let entry = self.committed.pop_front()?;
+        self.raft.advance_apply_to(entry.index);
+        self.raft.mut_store().applied(entry.index);
+        Some(entry)
+    }
+
+    /// Entries of the log behind `index`, at most so many bytes of them, as far as they are known.
+    pub(super) fn entries_behind(&self, index: u64, bytes_max: u64) -> Vec<RaftEntry> {
+        let log = self.raft.store();
+        let last = self.raft.raft.raft_log.committed.min(log.last()) + 1;
+        if index + 1 >= last {
+            return Vec::new();
+        }
+        let context = GetEntriesContext::empty(false);
+        log.entries(index + 1, last, bytes_max, context)
+            .unwrap_or_default()
+    }
+}

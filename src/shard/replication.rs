@@ -1,0 +1,205 @@
+//! A shard among its peers: who leads, what they say to each other, how one that lags behind is brought up.
+//!
+//! ```text
+//!   leader                                   follower that lags behind the leader's log
+//!   wanted ─ image of the store, in pieces ─▶ put together, saved            (somebody else carries it)
+//!   staged ◀───────── I have it ─────────────
+//!   raft's snapshot, an empty envelope ─────▶ install: the store is replaced, the log begins behind it
+//!   entries behind it (pinned so long) ─────▶
+//! ```
+//!
+//! So the data travel when both have time for it, and raft sees a snapshot that takes no time at all: nothing is
+//! paused for its sake, and nothing must be reported when it fails.
+
+use raft::eraftpb::{ConfChangeV2, Entry as RaftEntry, Message};
+
+use super::log::Staged;
+use super::members::Members;
+use super::peer::check::Refusal;
+use super::recovery::Recovery;
+use super::section::{self, Base};
+use super::{Applying, Shard};
+use crate::store::Store;
+
+/// What a leader knows of another replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Follower {
+    /// Its name.
+    pub replica: u64,
+    /// Up to this entry its log is ours.
+    pub matched: u64,
+    /// Whether it was heard of lately.
+    pub is_active: bool,
+}
+
+impl Shard {
+    /// Its number; [`META`](super::META) for the meta shard.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// This replica's name in its group.
+    pub fn replica(&self) -> u64 {
+        self.group.replica()
+    }
+
+    /// Who is in the group, as far as this replica has applied its log.
+    pub fn members(&self) -> &Members {
+        self.group.members()
+    }
+
+    /// Whether nobody else is in the group.
+    pub fn is_alone(&self) -> bool {
+        self.group.is_alone()
+    }
+
+    /// Whether nothing is here: others have the shard.
+    pub fn is_vacant(&self) -> bool {
+        self.members().voters.is_empty()
+    }
+
+    /// Whether this replica leads the group.
+    pub fn is_leader(&self) -> bool {
+        self.group.is_leader()
+    }
+
+    /// The leader that this replica knows of.
+    pub fn leader(&self) -> Option<u64> {
+        self.group.leader()
+    }
+
+    /// The others, as a leader sees them; of a follower, nobody.
+    pub fn followers(&self) -> Vec<Follower> {
+        if !self.is_leader() {
+            return Vec::new();
+        }
+        let (own, progress) = (self.replica(), self.group.progress());
+        let others = progress.iter().filter(|&(&replica, _)| replica != own);
+        let mut followers: Vec<Follower> = others
+            .map(|(&replica, progress)| Follower {
+                replica,
+                matched: progress.matched,
+                is_active: progress.recent_active,
+            })
+            .collect();
+        followers.sort_unstable_by_key(|follower| follower.replica);
+        followers
+    }
+
+    /// Raft's unit of time has passed.
+    pub fn tick(&mut self) {
+        if !self.is_alone() {
+            self.group.tick();
+        }
+    }
+
+    /// Takes in a message of the node `from`.
+    ///
+    /// # Errors
+    /// It is nonsense, or not for this replica: it was dropped.
+    pub fn step(&mut self, message: Message, from: u32) -> Result<(), Refusal> {
+        self.group.check(&message, from)?;
+        self.group.step(message);
+        Ok(())
+    }
+
+    /// Messages for the others, in order.
+    pub fn take_outbox(&mut self) -> Vec<Message> {
+        self.group.take_outbox()
+    }
+
+    /// Stands for election now, as one who has just been founded may: nothing was promised to anybody.
+    pub fn campaign(&mut self) {
+        self.group.campaign();
+    }
+
+    /// The group was founded just now: nothing was promised to anybody.
+    pub fn end_quiet(&mut self) {
+        self.group.end_quiet();
+    }
+
+    /// Hands the leadership over.
+    pub fn transfer_leader(&mut self, to: u64) {
+        self.group.transfer(to);
+    }
+
+    /// Whether the leadership is being handed over: what is proposed now would be refused.
+    pub fn is_transferring(&self) -> bool {
+        self.group.is_transferring()
+    }
+
+    /// What was sent to a replica may have been lost.
+    pub fn report_unreachable(&mut self, replica: u64) {
+        self.group.report_unreachable(replica);
+    }
+
+    /// Whether what is applied here holds all that was ever acknowledged, at `now` nanoseconds of the node's clock. It
+    /// must have been read before the clock.
+    pub fn can_read(&self, now: u64) -> bool {
+        self.group.can_read(self.applied.index, now)
+    }
+
+    /// Begins to renew what [`can_read`](Self::can_read) rests upon, if that is needed.
+    pub fn renew_lease(&mut self, now: u64) -> bool {
+        self.group.renew_lease(now)
+    }
+
+    /// Proposes a change of the members, unless one is under way.
+    pub fn propose_change(&mut self, change: ConfChangeV2) -> Option<(u64, u64)> {
+        self.group.propose_change(change)
+    }
+
+    /// Committed entries behind `index` that are still known, at most so many bytes of them.
+    pub fn entries_behind(&self, index: u64, bytes_max: u64) -> Vec<RaftEntry> {
+        self.group.entries_behind(index, bytes_max)
+    }
+
+    /// Followers that need a snapshot, since the last call.
+    pub fn take_wanted(&mut self) -> Vec<u64> {
+        self.group.log_mut().take_wanted().into_iter().collect()
+    }
+
+    /// An image of the store as it is now is made for a follower: what comes behind it is kept, until
+    /// [`end_sending`](Self::end_sending).
+    pub fn begin_sending(&mut self) {
+        let index = self.applied.index;
+        self.group.log_mut().pin(Some(index));
+    }
+
+    /// The follower has the image, which ends at `at` and whose group had these members.
+    pub fn has_staged(&mut self, replica: u64, at: Applying, members: Members) {
+        let staged = Staged {
+            replica,
+            at,
+            members,
+        };
+        self.group.log_mut().set_staged(Some(staged));
+    }
+
+    /// What is behind the image needs to be kept no longer.
+    pub fn end_sending(&mut self) {
+        self.group.log_mut().pin(None);
+        self.group.log_mut().set_staged(None);
+    }
+
+    /// Puts what a leader sent in the place of the store, raft having replaced the log by it; what was there before.
+    /// Appends to `record` that the log begins there.
+    pub fn install(&mut self, image: Recovery, record: &mut Vec<u8>) -> Store {
+        let (store, applied) = image.into_store();
+        self.applied = applied;
+        self.proposed.clear();
+        self.ahead.clear();
+        let base = Base {
+            replica: self.replica(),
+            index: applied.index,
+            term: applied.term,
+            at_ms: applied.at_ms,
+            members: self.members().clone(),
+            changes: None,
+        };
+        section::put_base(record, self.number, self.hard_state(), &base);
+        let before = std::mem::replace(&mut self.store, store);
+        self.settle();
+        before
+    }
+}
