@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use marline::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
 use marline::shard::Shard;
 use marline::shard::members::Members;
+use marline::shard::meta::Part;
 use marline::shard::peer;
 use marline::shard::recovery::Recovery;
 use marline::shard::section;
@@ -26,12 +27,46 @@ struct Replica {
     shard: Shard,
     /// Records that are durable.
     log: Vec<Vec<u8>>,
+    /// The snapshot that is.
+    image: Option<Image>,
     record: Vec<u8>,
     number: u64,
     /// The record under way, and when it will be durable.
     flight: Option<(u64, Vec<u8>, u64)>,
     tick_at: u64,
     is_up: bool,
+}
+
+/// A shard as it was at one moment.
+#[derive(Clone)]
+struct Image {
+    part: Part,
+    blocks: Vec<Vec<u8>>,
+}
+
+impl Image {
+    fn of(shard: &mut Shard, receiver: u64) -> Image {
+        let mut part = shard.part();
+        part.replica = receiver;
+        (part.state.term, part.state.vote) = (part.applied.term, 0);
+        let store = shard.store_mut();
+        store.begin_image();
+        while !store.advance_image(1_000) {}
+        let mut blocks = Vec::new();
+        while store.image_bytes() > 0 {
+            blocks.push(store.take_image(64 << 10));
+        }
+        Image { part, blocks }
+    }
+
+    fn load(&self) -> Recovery {
+        let mut recovery = Recovery::new(0, SEED);
+        recovery.begin_from(&self.part, 0);
+        for block in &self.blocks {
+            recovery.load(block).unwrap();
+        }
+        recovery
+    }
 }
 
 struct World {
@@ -47,6 +82,8 @@ struct World {
     sync_ms: u64,
     /// Leaders by term: there is one at most.
     leaders: BTreeMap<u64, u64>,
+    /// Snapshots that were sent.
+    sent: usize,
 }
 
 impl World {
@@ -66,6 +103,7 @@ impl World {
             let fresh = Replica {
                 shard,
                 log: vec![record],
+                image: None,
                 record: Vec::new(),
                 number: 1,
                 flight: None,
@@ -84,6 +122,32 @@ impl World {
             cut_off: Vec::new(),
             sync_ms: 4,
             leaders: BTreeMap::new(),
+            sent: 0,
+        }
+    }
+
+    /// Brings a snapshot to the followers that the leader on this node wants one for, in no time.
+    fn send_images(&mut self, node: u64) {
+        let Some(leader) = self.replicas.get_mut(&node) else {
+            return;
+        };
+        let wanted = leader.shard.take_wanted();
+        for to in wanted {
+            let Some(leader) = self.replicas.get_mut(&node) else {
+                return;
+            };
+            leader.shard.begin_sending();
+            let image = Image::of(&mut leader.shard, to);
+            let there = self.replicas.get_mut(&(to >> 32)).unwrap();
+            if !there.is_up || self.cut_off.contains(&node) || self.cut_off.contains(&(to >> 32)) {
+                continue;
+            }
+            there.shard.stage(image.load());
+            let (at, members) = (image.part.applied, image.part.members.clone());
+            there.image = Some(image);
+            self.sent += 1;
+            let leader = self.replicas.get_mut(&node).unwrap();
+            leader.shard.has_staged(to, at, members);
         }
     }
 
@@ -137,7 +201,10 @@ impl World {
             let leader = *self.leaders.entry(term).or_insert(node);
             assert_eq!(leader, node, "one leader in term {term}");
         }
-        for message in one.shard.take_outbox() {
+        let messages = one.shard.take_outbox();
+        self.send_images(node);
+        for message in messages {
+            let one = self.replicas.get_mut(&node).unwrap();
             if self.rng.u32(0..100) < self.lost {
                 one.shard.report_unreachable(message.to);
                 continue;
@@ -205,7 +272,10 @@ impl World {
     /// Starts it again from what is durable.
     fn start(&mut self, node: u64) {
         let one = self.replicas.get_mut(&node).unwrap();
-        let mut recovery = Recovery::new(0, SEED);
+        let mut recovery = match &one.image {
+            Some(image) => image.load(),
+            None => Recovery::new(0, SEED),
+        };
         for record in &one.log {
             for section in section::read(record).unwrap() {
                 recovery.section(&section).unwrap();
@@ -266,6 +336,36 @@ fn a_group_elects_soon_and_again_when_its_leader_dies() {
             );
         }
         world.start(leader);
+        world.end();
+    }
+}
+
+#[test]
+fn who_lags_behind_the_log_is_brought_a_snapshot() {
+    let value = "x".repeat(200_000);
+    for seed in 0..10 {
+        let mut world = World::new(seed, 0);
+        world.elect();
+        let away = world.leader().unwrap() % NODES + 1;
+        world.kill(away);
+        for round in 0..120 {
+            world.write(&format!("k{}", round % 7), &format!("{round}{value}"));
+            world.pass(20);
+        }
+        world.start(away);
+        world.pass(1_000);
+        assert!(world.sent > 0, "seed {seed}: the log alone was enough");
+        let there = world.replicas[&away].shard.applied().index;
+        assert!(there > 100, "seed {seed}: it is at entry {there}");
+        // And it is there when it starts again.
+        world.kill(away);
+        world.start(away);
+        let there = world.replicas[&away].shard.applied().index;
+        assert!(there > 100, "seed {seed}: it begins at entry {there}");
+        for round in 0..20 {
+            world.write(&format!("k{}", round % 7), &format!("{round}"));
+            world.pass(20);
+        }
         world.end();
     }
 }

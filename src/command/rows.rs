@@ -12,7 +12,7 @@ const PEERS: u16 = flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI | flag::SKIP_SL
 
 /// One row for every [`Verb`], in its order.
 #[rustfmt::skip]
-pub static ROWS: [Row; 157] = [
+pub static ROWS: [Row; 158] = [
     Row { verb: Verb::Get, name: "get", arity: 2, flags: flag::READONLY | flag::FAST, keys: Keys::ONE, group: Group::String, since: "1.0.0",
         syntax: "key",
         summary: "The value of a key, or nil." },
@@ -391,6 +391,9 @@ pub static ROWS: [Row; 157] = [
     Row { verb: Verb::ReplMsg, name: "repl|msg", arity: 3, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
         syntax: "messages",
         summary: "Between nodes: what the replicas of shards say to each other." },
+    Row { verb: Verb::ReplSnap, name: "repl|snap", arity: 3, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "piece",
+        summary: "Between nodes: a piece of a shard, for a replica that lags behind the log." },
     Row { verb: Verb::ReplStatus, name: "repl|status", arity: 2, flags: flag::ADMIN, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
         syntax: "",
         summary: "A line for each shard: this node's role in it, the leader, term, indices, how far the others lag." },

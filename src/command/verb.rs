@@ -131,6 +131,7 @@ pub enum Verb {
     ReplHello,
     ReplHelp,
     ReplMsg,
+    ReplSnap,
     ReplStatus,
     Slowlog,
     SlowlogGet,

@@ -43,7 +43,7 @@ use crate::wire::reply::Dialect;
 use crate::wire::request::OwnedArgs;
 
 use super::journal::space::{self, Room};
-use super::{Node, cluster, journal};
+use super::{Node, cluster, journal, saving};
 use answer::{Fate, conclude};
 use batches::Committed;
 
@@ -263,7 +263,24 @@ fn advance(cx: &mut Cx<'_, Node>) -> bool {
     let node = &mut *cx.app;
     let is_kept = !node.journal.is_absent();
     let (record, number) = node.flight.gathering();
-    node.keyspace.advance(is_kept.then_some(record), number)
+    let has_advanced = node.keyspace.advance(is_kept.then_some(record), number);
+    for (shard, index) in node.keyspace.take_replaced() {
+        replaced(cx, shard, index);
+    }
+    has_advanced
+}
+
+/// A snapshot has taken the place of a shard: what became of the writes to it that wait is in there, or not.
+fn replaced(cx: &mut Cx<'_, Node>, shard: u16, index: u64) {
+    log::info!(
+        "shard {}: taken over from a snapshot, up to entry {index}",
+        cluster::shown(shard)
+    );
+    give_up(cx, shard);
+    saving::installed(cx, shard, index);
+    if shard == META {
+        cluster::meta_changed(cx);
+    }
 }
 
 /// Sends the record to the disk, if there is one and the disk is free; whether it did.
@@ -277,7 +294,8 @@ fn fly(cx: &mut Cx<'_, Node>) -> bool {
     node.flight.under_way = Some(node.flight.take_off());
     node.flight.items = node.commits.underway();
     let marks = node.keyspace.begin_flight();
-    journal::append(cx, record, marks);
+    let is_vote = node.keyspace.take_voted();
+    journal::append(cx, record, marks, is_vote);
     true
 }
 
@@ -322,6 +340,9 @@ fn conclude_committed(cx: &mut Cx<'_, Node>) -> bool {
 pub fn give_up(cx: &mut Cx<'_, Node>, shard: u16) {
     let index = cx.app.keyspace.index_of_number(shard);
     let items = cx.app.commits.end_all(index);
+    if items.is_empty() {
+        return;
+    }
     conclude(cx, items, Fate::Unknown);
 }
 

@@ -15,7 +15,7 @@ use crate::wire::reply::Dialect;
 use crate::wire::request::Args;
 
 use super::client::Silence;
-use super::cluster::{incoming, route, serve, status};
+use super::cluster::{incoming, receiving, route, serve, status};
 use super::turn::{Answer, Next, Turn, Wait};
 use super::{
     backup, catalogue, clients, connection, help, info, keys, latency, monitor, notify, propose,
@@ -334,6 +334,7 @@ fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> N
         Verb::ReplHello => return incoming::hello(turn, args),
         Verb::ReplMsg => return incoming::messages(turn, args.at(2)),
         Verb::ReplFwd => return serve::commands(turn, args.at(2)),
+        Verb::ReplSnap => return receiving::frame(turn, args.at(2)),
         Verb::ReplFound => return incoming::found(turn, args.at(2)),
         Verb::ReplStatus => status::status(turn),
         Verb::Save => return server::save(turn),

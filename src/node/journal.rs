@@ -63,6 +63,8 @@ pub struct Record {
     pub marks: Vec<(u16, u64)>,
     /// Whether the batch in flight waits for it.
     pub is_awaited: bool,
+    /// Whether it is synced, whatever `--sync` says.
+    pub is_vote: bool,
 }
 
 impl Record {
@@ -72,6 +74,7 @@ impl Record {
             payload: Vec::new(),
             marks: Vec::new(),
             is_awaited: false,
+            is_vote: false,
         }
     }
 }
@@ -252,8 +255,8 @@ pub fn begin(cx: &mut Cx<'_, Node>, wal: Wal, segment: u64, marks: &[(u16, u64)]
     space::enough(cx);
 }
 
-/// Sends the record of the batch in flight to the disk.
-pub fn append(cx: &mut Cx<'_, Node>, payload: Vec<u8>, marks: Vec<(u16, u64)>) {
+/// Sends the record of the batch in flight to the disk. One with a vote is synced, whatever `--sync` says.
+pub fn append(cx: &mut Cx<'_, Node>, payload: Vec<u8>, marks: Vec<(u16, u64)>, is_vote: bool) {
     let Some(link) = &mut cx.app.journal.link else {
         return;
     };
@@ -262,6 +265,7 @@ pub fn append(cx: &mut Cx<'_, Node>, payload: Vec<u8>, marks: Vec<(u16, u64)>) {
         payload,
         marks,
         is_awaited: true,
+        is_vote,
     });
     pump(cx);
 }
@@ -275,6 +279,8 @@ struct Written {
     left: VecDeque<Record>,
     /// Whether all of those are synced.
     synced: bool,
+    /// Segments below were to be removed and are there still; 0: none.
+    recycle_below: u64,
     error: Option<io::Error>,
 }
 
@@ -296,6 +302,7 @@ impl Task {
             && self.key.is_none()
             && self.recycle_below == 0
             && self.records.len() == 1
+            && !self.records[0].is_vote
             && bytes <= HERE_BYTES_MAX
             && bytes as u64 <= wal.room_in_segment()
     }
@@ -310,7 +317,7 @@ fn write(mut wal: Wal, task: Task) -> Written {
         && let Some(record) = left.pop_front()
     {
         // What follows it may find no space; it must not wait for that.
-        let with_sync = sync && (record.is_awaited || left.is_empty());
+        let with_sync = sync && (record.is_awaited || left.is_empty()) || record.is_vote;
         match wal.append(&record.payload, with_sync) {
             Ok(segment) => {
                 done.push((segment, record));
@@ -318,15 +325,16 @@ fn write(mut wal: Wal, task: Task) -> Written {
             }
             Err(fault) => {
                 // Nobody misses an empty record: the next one does what it was for.
-                if record.is_awaited || !is_full(&fault) {
+                if record.is_awaited || record.is_vote || !is_full(&fault) {
                     left.push_front(record);
                 }
                 error = Some(fault);
             }
         }
     }
-    // Also where there was no space: that makes some.
-    if task.recycle_below > 0 && error.as_ref().is_none_or(is_full) {
+    // Also where there was no space: that makes some. But not before promises are written down anew.
+    let is_to_recycle = !left.iter().any(|record| record.is_vote);
+    if task.recycle_below > 0 && is_to_recycle && error.as_ref().is_none_or(is_full) {
         error = wal.recycle(task.recycle_below).err().or(error);
     }
     Written {
@@ -334,6 +342,7 @@ fn write(mut wal: Wal, task: Task) -> Written {
         done,
         left,
         synced,
+        recycle_below: if is_to_recycle { 0 } else { task.recycle_below },
         error,
     }
 }
@@ -434,6 +443,7 @@ fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
     };
     let figures = &mut journal.figures;
     link.wal = Some(written.wal);
+    link.recycle_below = link.recycle_below.max(written.recycle_below);
     link.adopt();
     if written.synced {
         link.synced_from = began;
@@ -542,10 +552,20 @@ pub fn close(cx: &mut Cx<'_, Node>) -> bool {
     true
 }
 
-/// Removes segments that no shard needs any more.
+/// Removes segments that no shard needs any more. What the replicas of groups have promised is written down anew
+/// first: it may be in one of those.
 pub fn recycle(cx: &mut Cx<'_, Node>, saved: impl Fn(u16) -> u64) {
     let below = cx.app.journal.segments.needed_from(saved);
+    let promises = cx.app.keyspace.promises();
     if let Some(link) = &mut cx.app.journal.link {
+        if !promises.is_empty() {
+            link.queue_bytes += promises.len();
+            link.queue.push_back(Record {
+                payload: promises,
+                is_vote: true,
+                ..Record::empty()
+            });
+        }
         link.recycle_below = below;
         pump(cx);
     }

@@ -99,6 +99,10 @@ pub struct Keyspace {
     in_record: Vec<usize>,
     /// Shards with something in the record on its way to the disk.
     in_flight: Vec<usize>,
+    /// A vote is in the record that gathers.
+    has_voted: bool,
+    /// Shards that a snapshot has taken the place of, and up to which entry.
+    replaced: Vec<(u16, u64)>,
     /// Shards with entries to apply.
     committed: Vec<usize>,
     /// The shard that the next sweep begins with.
@@ -134,6 +138,8 @@ impl Keyspace {
             dirty,
             in_record: Vec::new(),
             in_flight: Vec::new(),
+            has_voted: false,
+            replaced: Vec::new(),
             committed: Vec::new(),
             sweep_next: 0,
             dropped: Vec::new(),

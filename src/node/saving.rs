@@ -70,6 +70,8 @@ struct Active {
     writer: Option<ImageWriter>,
     began: Nanos,
     keys: u64,
+    /// A snapshot from elsewhere has taken the place of what it is an image of.
+    is_void: bool,
 }
 
 /// What came of the last image.
@@ -239,6 +241,14 @@ fn begin(cx: &mut Cx<'_, Node>) {
         note_saved(cx.app);
         return answer_waiting(cx, &Said::Ok);
     };
+    if shards.iter().any(|&shard| node.keyspace.is_imaging(shard)) {
+        // It is being sent to another node: later.
+        if let Target::Snapshot(shard, _) = target {
+            node.saving.queue.insert(shard);
+            node.saving.anew.insert(shard);
+        }
+        return;
+    }
     let name = match &target {
         Target::Snapshot(shard, index) => files::snapshot_name(*shard, *index),
         Target::Backup(name) => name.clone(),
@@ -253,6 +263,7 @@ fn begin(cx: &mut Cx<'_, Node>) {
         writer: None,
         began: now,
         keys,
+        is_void: false,
     });
     let create = move || {
         let (key, mut entropy) = (files.active_key(), (files.entropy)());
@@ -282,6 +293,9 @@ fn slice(cx: &mut Cx<'_, Node>) {
     let Some(active) = &mut node.saving.active else {
         return;
     };
+    if active.is_void {
+        active.shards.clear();
+    }
     if let Some(&number) = active.shards.front() {
         let store = node.keyspace.shard_mut(number).store_mut();
         let is_done = store.advance_image(SLICE_ENTRIES);
@@ -303,16 +317,35 @@ fn slice(cx: &mut Cx<'_, Node>) {
 }
 
 impl Active {
-    /// Adds entries of a shard; a block that is too large for the format goes in pieces.
+    /// Adds entries of a shard.
     fn add(&mut self, shard: u16, block: Vec<u8>) {
         self.bytes += block.len();
-        let mut rest = block;
-        while rest.len() > AHEAD_BYTES_MAX {
-            let tail = rest.split_off(AHEAD_BYTES_MAX);
-            self.blocks.push_back((u32::from(shard) | CONTINUES, rest));
-            rest = tail;
-        }
-        self.blocks.push_back((u32::from(shard), rest));
+        self.blocks.extend(pieces(shard, block));
+    }
+}
+
+/// Entries of a shard as blocks of an image, with their tags: what is too large for one goes in pieces.
+pub fn pieces(shard: u16, block: Vec<u8>) -> Vec<(u32, Vec<u8>)> {
+    let (mut pieces, mut rest) = (Vec::new(), block);
+    while rest.len() > AHEAD_BYTES_MAX {
+        let tail = rest.split_off(AHEAD_BYTES_MAX);
+        pieces.push((u32::from(shard) | CONTINUES, rest));
+        rest = tail;
+    }
+    pieces.push((u32::from(shard), rest));
+    pieces
+}
+
+/// A snapshot that came from elsewhere has taken the place of a shard.
+pub fn installed(cx: &mut Cx<'_, Node>, shard: u16, index: u64) {
+    let at_ms = cx.app.at_ms;
+    if let Some(active) = &mut cx.app.saving.active {
+        active.is_void |= active.shards.contains(&shard)
+            || matches!(active.target, Target::Snapshot(of, _) if of == shard);
+    }
+    if cx.app.saving.files.is_some() {
+        cx.app.saving.saved.insert(shard, (index, at_ms));
+        tidy(cx, shard, index);
     }
 }
 
@@ -343,6 +376,9 @@ pub fn feed(cx: &mut Cx<'_, Node>) {
 /// Publishes the image, all of which the writer has been given. A snapshot of one shard may hold a part of a
 /// record: the log must hold the others first.
 fn finish(cx: &mut Cx<'_, Node>) {
+    if is_void(cx.app) {
+        return forget(cx);
+    }
     let began = cx.app.saving.active.as_ref().map(|active| active.began);
     if !began.is_some_and(|began| journal::is_durable(cx, began)) {
         return;
@@ -350,6 +386,30 @@ fn finish(cx: &mut Cx<'_, Node>) {
     let active = cx.app.saving.active.as_mut();
     if let Some(writer) = active.and_then(|active| active.writer.take()) {
         cx.net.defer_to_thread(move || writer.finish(), finished);
+    }
+}
+
+fn is_void(node: &Node) -> bool {
+    let active = node.saving.active.as_ref();
+    active.is_some_and(|active| active.is_void)
+}
+
+/// Drops an image of what is not there any more.
+fn forget(cx: &mut Cx<'_, Node>) {
+    let has_writer = |active: &mut Active| active.writer.is_some();
+    let Some(active) = cx.app.saving.active.take_if(has_writer) else {
+        return;
+    };
+    if let Target::Backup(_) = active.target {
+        fail_backup(cx);
+    }
+    begin(cx);
+}
+
+fn fail_backup(cx: &mut Cx<'_, Node>) {
+    if let Some((_, conn)) = cx.app.saving.backups.pop_front() {
+        cx.net
+            .post(conn, Message::Say(Said::Error(FAILED.to_owned())));
     }
 }
 
@@ -470,12 +530,7 @@ fn give_up(cx: &mut Cx<'_, Node>, error: &io::Error) {
             node.saving.queue.insert(shard);
             node.saving.anew.insert(shard);
         }
-        Target::Backup(_) => {
-            if let Some((_, conn)) = node.saving.backups.pop_front() {
-                cx.net
-                    .post(conn, Message::Say(Said::Error(FAILED.to_owned())));
-            }
-        }
+        Target::Backup(_) => fail_backup(cx),
     }
     answer_waiting(cx, &Said::Error(FAILED.to_owned()));
     space::run_out(cx, error);

@@ -24,12 +24,12 @@ use raft::{
     Config, GetEntriesContext, ProgressTracker, RawNode, SnapshotStatus, StateRole, Storage,
 };
 
-use super::ELECTION_TICKS;
 use super::lease::Lease;
 use super::log::Log;
 use super::members::Members;
 use super::peer::check::{Refusal, View, check};
-use super::section::{self, Committed, HardState, STAMP_BYTES};
+use super::section::{self, Base, Committed, HardState, STAMP_BYTES};
+use super::{Applying, ELECTION_TICKS};
 
 /// Committed entries handed out at once, in bytes.
 const COMMITTED_BYTES_MAX: u64 = 16 << 20;
@@ -57,8 +57,10 @@ struct Step {
 pub(super) struct Advanced {
     /// Whether something was appended to the record.
     pub(super) is_written: bool,
-    /// A snapshot that takes the place of the log and the store.
-    pub(super) snapshot: Option<Snapshot>,
+    /// Whether a term or a vote is among it.
+    pub(super) is_vote: bool,
+    /// The last entry of a snapshot that takes the place of the log and the store.
+    pub(super) snapshot: Option<u64>,
 }
 
 /// See the module.
@@ -307,7 +309,13 @@ impl Group {
 
     /// Takes what raft has to say, and appends what must be kept to `record`, whose number is `number`. Without a
     /// record nothing must be kept: it is as good as kept.
-    pub(super) fn advance(&mut self, mut record: Option<&mut Vec<u8>>, number: u64) -> Advanced {
+    /// `staged` is how far the snapshot is that is at hand; raft was told of no other.
+    pub(super) fn advance(
+        &mut self,
+        mut record: Option<&mut Vec<u8>>,
+        number: u64,
+        staged: Option<Applying>,
+    ) -> Advanced {
         let mut advanced = Advanced::default();
         while self.raft.has_ready() {
             let mut ready = self.raft.ready();
@@ -321,15 +329,13 @@ impl Group {
                 self.lease.confirm(&state.request_ctx);
             }
             let entries = ready.take_entries();
-            let metadata = ready.snapshot().get_metadata();
-            let snapshot = Some(metadata.index).filter(|&index| index > 0);
+            let snapshot = Some(ready.snapshot().get_metadata().index).filter(|&index| index > 0);
             if snapshot.is_some() {
-                let members = Members::from_conf_state(metadata.get_conf_state());
-                self.raft
-                    .mut_store()
-                    .restart(metadata.index, metadata.term, members);
-                self.committed.clear();
-                advanced.snapshot = Some(ready.snapshot().clone());
+                let base = self.restart(ready.snapshot(), staged);
+                if let Some(record) = record.as_deref_mut() {
+                    section::put_base(record, self.number, self.hard_state(), &base);
+                }
+                advanced.snapshot = snapshot;
             }
             let is_of_log = !entries.is_empty() || snapshot.is_some();
             let is_to_keep = is_of_log || ready.must_sync();
@@ -340,6 +346,7 @@ impl Group {
                     .iter()
                     .for_each(|entry| section::put_entry(record, entry));
                 advanced.is_written = true;
+                advanced.is_vote |= !is_of_log;
             }
             self.raft.mut_store().append(entries);
             self.take_committed(ready.take_committed_entries());
@@ -361,6 +368,25 @@ impl Group {
             }
         }
         advanced
+    }
+
+    /// The log begins anew behind a snapshot.
+    fn restart(&mut self, snapshot: &Snapshot, staged: Option<Applying>) -> Base {
+        let metadata = snapshot.get_metadata();
+        let base = Base {
+            replica: self.replica,
+            index: metadata.index,
+            term: metadata.term,
+            at_ms: staged.map_or(0, |at| at.at_ms),
+            members: Members::from_conf_state(metadata.get_conf_state()),
+            changes: None,
+        };
+        let members = base.members.clone();
+        self.raft
+            .mut_store()
+            .restart(base.index, base.term, members);
+        self.committed.clear();
+        base
     }
 
     /// The lease ends with the reign in which it was given.

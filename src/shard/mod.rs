@@ -45,6 +45,7 @@ use crate::wire::reply::{Dialect, Reply};
 use group::Group;
 use meta::Part;
 use peer::change::check_change;
+use recovery::Recovery;
 use section::{HardState, STAMP_BYTES};
 
 /// The name of a replica that has always been alone in its group.
@@ -81,6 +82,10 @@ pub struct Shard {
     /// The keys of the first committed changes: those that were looked ahead at.
     ahead: VecDeque<KeyHash>,
     applied: Applying,
+    /// A snapshot of a leader that is at hand, should raft want it.
+    staged: Option<Recovery>,
+    /// What was stored until a snapshot took its place.
+    replaced: Option<Dropped>,
 }
 
 /// What a turn of raft came to.
@@ -90,6 +95,8 @@ pub enum Turned {
     Silent,
     /// Something was appended to the record.
     Written,
+    /// The same, and a vote among it, which a group of several must not lose whatever `--sync` says.
+    Voted,
     /// The same, and the store is to be replaced by a snapshot up to this index.
     Replaced(u64),
 }
@@ -108,7 +115,7 @@ pub struct Applying {
 impl Shard {
     /// An empty shard, of which nothing is on any disk, and which nobody else has.
     pub fn new(number: u16, seed: HashSeed) -> Self {
-        recovery::Recovery::new(number, seed).finish()
+        Recovery::new(number, seed).finish()
     }
 
     /// A shard that goes on where `applied` says.
@@ -121,6 +128,8 @@ impl Shard {
             proposed: VecDeque::new(),
             ahead: VecDeque::new(),
             applied,
+            staged: None,
+            replaced: None,
         };
         shard.settle();
         shard
@@ -176,9 +185,13 @@ impl Shard {
         Some(at)
     }
 
-    /// Proposes an entry without changes, for the sake of its time stamp.
-    pub fn propose_stamp(&mut self) {
+    /// Proposes an entry without changes, if keys wait for its time stamp to be removed; whether it did.
+    pub fn stamp(&mut self, at_ms: u64) -> bool {
+        if self.is_alone() || !self.is_leader() || self.is_open() || !self.store.is_held(at_ms) {
+            return false;
+        }
         self.begin_entry();
+        self.close(at_ms).is_some()
     }
 
     /// Whether raft has something to say.
@@ -189,9 +202,14 @@ impl Shard {
     /// Takes what raft has to say, and appends to `record`, whose number is `number`, what must become durable before
     /// [`persisted`](Self::persisted) may be called. Without a record nothing must: it is as good as durable.
     pub fn advance(&mut self, record: Option<&mut Vec<u8>>, number: u64) -> Turned {
-        let advanced = self.group.advance(record, number);
+        let staged = self.staged.as_ref().map(Recovery::applied);
+        let advanced = self.group.advance(record, number, staged);
         match advanced.snapshot {
-            Some(snapshot) => Turned::Replaced(snapshot.get_metadata().index),
+            Some(index) => {
+                self.install();
+                Turned::Replaced(index)
+            }
+            None if advanced.is_vote && !self.is_alone() => Turned::Voted,
             None if advanced.is_written => Turned::Written,
             None => Turned::Silent,
         }
@@ -394,8 +412,13 @@ impl Shard {
         self.group.hard_state()
     }
 
-    /// Appends a section with nothing but the hard state.
+    /// Appends a section with nothing but what was promised.
     pub fn write_state(&self, record: &mut Vec<u8>) {
-        section::begin(record, self.number, self.hard_state(), 0);
+        // What is committed may not be in the log yet.
+        let state = HardState {
+            commit: 0,
+            ..self.hard_state()
+        };
+        section::begin(record, self.number, state, 0);
     }
 }

@@ -11,15 +11,16 @@
 //! So the data travel when both have time for it, and raft sees a snapshot that takes no time at all: nothing is
 //! paused for its sake, and nothing must be reported when it fails.
 
-use raft::eraftpb::{ConfChangeV2, Entry as RaftEntry, Message};
+use raft::eraftpb::{ConfChangeV2, Entry as RaftEntry, EntryType, Message, MessageType};
 
 use super::log::Staged;
 use super::members::Members;
 use super::peer::check::Refusal;
 use super::recovery::Recovery;
-use super::section::{self, Base};
+use super::section;
 use super::{Applying, Shard};
-use crate::store::Store;
+use crate::command::encode;
+use crate::store::Dropped;
 
 /// What a leader knows of another replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +100,12 @@ impl Shard {
     /// It is nonsense, or not for this replica: it was dropped.
     pub fn step(&mut self, message: Message, from: u32) -> Result<(), Refusal> {
         self.group.check(&message, from)?;
+        if !message.get_entries().iter().all(has_sound_changes) {
+            return Err(Refusal::Changes);
+        }
+        if message.get_msg_type() == MessageType::MsgSnapshot && !self.is_at_hand(&message) {
+            return Err(Refusal::Snapshot);
+        }
         self.group.step(message);
         Ok(())
     }
@@ -182,24 +189,50 @@ impl Shard {
         self.group.log_mut().set_staged(None);
     }
 
-    /// Puts what a leader sent in the place of the store, raft having replaced the log by it; what was there before.
-    /// Appends to `record` that the log begins there.
-    pub fn install(&mut self, image: Recovery, record: &mut Vec<u8>) -> Store {
-        let (store, applied) = image.into_store();
-        self.applied = applied;
+    /// A snapshot that a leader sent is at hand, in memory and durable.
+    pub fn stage(&mut self, image: Recovery) {
+        self.staged = Some(image);
+    }
+
+    /// Whether the snapshot that a message is about is at hand.
+    fn is_at_hand(&self, message: &Message) -> bool {
+        let metadata = message.get_snapshot().get_metadata();
+        let staged = self.staged.as_ref().map(Recovery::applied);
+        staged.is_some_and(|at| (at.index, at.term) == (metadata.index, metadata.term))
+    }
+
+    /// Puts the snapshot that is at hand in the place of the store, raft having replaced the log by it.
+    pub(super) fn install(&mut self) {
+        let staged = self.staged.take();
+        let (store, applied) = staged.expect("raft was told of no other").into_store();
+        self.replaced = Some(self.store.clear());
+        (self.store, self.applied) = (store, applied);
         self.proposed.clear();
         self.ahead.clear();
-        let base = Base {
-            replica: self.replica(),
-            index: applied.index,
-            term: applied.term,
-            at_ms: applied.at_ms,
-            members: self.members().clone(),
-            changes: None,
-        };
-        section::put_base(record, self.number, self.hard_state(), &base);
-        let before = std::mem::replace(&mut self.store, store);
+        self.open.clear();
         self.settle();
-        before
     }
+
+    /// What was stored until a snapshot took its place, since the last call.
+    pub fn take_replaced(&mut self) -> Option<Dropped> {
+        self.replaced.take()
+    }
+}
+
+/// Whether an entry can be applied once it is committed. Changes of members were checked where they were read.
+fn has_sound_changes(entry: &RaftEntry) -> bool {
+    if entry.get_entry_type() != EntryType::EntryNormal {
+        return true;
+    }
+    let Ok(body) = section::body(&entry.data) else {
+        return false;
+    };
+    let mut changes = body.map_or(&[][..], |(_, changes)| changes);
+    while !changes.is_empty() {
+        match encode::decode(changes) {
+            Ok((_, used)) => changes = &changes[used..],
+            Err(_) => return false,
+        }
+    }
+    true
 }

@@ -238,6 +238,13 @@ impl Store {
         gone
     }
 
+    /// Whether some key may be past its time that the settled time keeps from being removed.
+    pub fn is_held(&self, at_ms: u64) -> bool {
+        let tables = || (0..self.dict.tables()).map(|number| self.dict.table(number));
+        let is_due = || tables().any(|table| table.earliest_ms() <= at_ms);
+        self.settled_ms < at_ms && self.expiring() > 0 && is_due()
+    }
+
     /// Empties the store at once; what it held is the caller's to drop. While an image of it is under way
     /// that is nothing yet: see [`Store::take_dropped`].
     pub fn clear(&mut self) -> Dropped {

@@ -32,7 +32,10 @@ use super::super::commit::answer::deliver;
 use super::super::turn::{Next, Turn};
 use super::super::{Node, propose};
 use super::frames::{self, NO_TOUCH, Outcome};
+use super::sending;
 
+/// Serials are counted up to this, and then anew: the highest bit of an id belongs to others.
+const SERIAL_MAX: u32 = u32::MAX >> 1;
 /// How long a command may wait for a leader.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long one that was passed on may be unanswered.
@@ -192,7 +195,7 @@ fn pump(node: &mut Node, shard: u16) {
     route.node = leader;
     for (_, key) in std::mem::take(&mut route.waiting) {
         let forward = &mut cluster.forwards.all[key];
-        cluster.forwards.serial = cluster.forwards.serial.wrapping_add(1);
+        cluster.forwards.serial = (cluster.forwards.serial + 1) & SERIAL_MAX;
         forward.serial = cluster.forwards.serial;
         forward.node = leader;
         route.count += 1;
@@ -217,6 +220,10 @@ pub fn answered(cx: &mut Cx<'_, Node>, frame: &[u8]) -> Result<(), &'static str>
     let mut rest = frame;
     while !rest.is_empty() {
         let (id, outcome) = frames::take_answer(&mut rest)?;
+        if id & sending::ID_BIT != 0 {
+            sending::answered(cx, id, outcome);
+            continue;
+        }
         let Some(cluster) = &mut cx.app.cluster else {
             return Ok(());
         };

@@ -17,14 +17,17 @@
 //!
 //! The rooms: [`founding`] (from a list of addresses to a map), [`link`] (what this node dials), [`incoming`] (what
 //! others say), [`frames`] (bytes), [`route`] (where a command is to be run), [`forward`] (commands for other nodes),
-//! [`serve`] (commands of other nodes), [`status`] (what people look at).
+//! [`serve`] (commands of other nodes), [`sending`] and [`receiving`] (snapshots for replicas that lag behind),
+//! [`status`] (what people look at).
 
 pub mod forward;
 pub mod founding;
 pub mod frames;
 pub mod incoming;
 pub mod link;
+pub mod receiving;
 pub mod route;
+pub mod sending;
 pub mod serve;
 pub mod status;
 
@@ -44,6 +47,8 @@ use crate::shard::{ELECTION_TICKS, TICK_NANOS};
 use super::{Node, commit};
 use forward::Forwards;
 use link::Link;
+use receiving::Receiving;
+use sending::Sendings;
 
 /// The version of what nodes say to each other. A node talks to those of its own version and to those of the one
 /// before or after.
@@ -55,6 +60,8 @@ pub const FOUNDING_KEY: &[u8] = b"founding";
 
 /// Ticks after which nothing is heard any more of what a former leader began.
 const ORPHANED_TICKS_MAX: usize = 5 * ELECTION_TICKS;
+/// How often keys that are past their time get the time stamp that they are removed by, in ticks.
+const STAMP_TICKS: u64 = 10;
 /// Bytes that may wait on a link: what comes beyond is dropped, and raft says it again.
 const LINK_BYTES_MAX: usize = 64 << 20;
 
@@ -74,8 +81,14 @@ pub struct Cluster {
     pub forwards: Forwards,
     /// Answers to other nodes that go out at the end of the turn, by the connection that they called on.
     pub answers: BTreeMap<ConnId, Vec<u8>>,
+    /// The snapshot that is sent.
+    pub sendings: Sendings,
+    /// Those that come in, by the node that sends them.
+    pub receivings: BTreeMap<NodeId, Receiving>,
     /// Shards with writes that wait although this node leads them no longer, and for how many ticks.
     orphaned: BTreeMap<u16, usize>,
+    /// Ticks so far.
+    ticks: u64,
 }
 
 impl Cluster {
@@ -89,7 +102,10 @@ impl Cluster {
             links: BTreeMap::new(),
             forwards: Forwards::default(),
             answers: BTreeMap::new(),
+            sendings: Sendings::default(),
+            receivings: BTreeMap::new(),
             orphaned: BTreeMap::new(),
+            ticks: 0,
         }
     }
 
@@ -174,7 +190,15 @@ fn tick(cx: &mut Cx<'_, Node>) {
     let now = cx.net.clock();
     cx.app.keyspace.tick(now);
     forward::tend(cx);
+    sending::tend(cx);
     give_up_orphaned(cx);
+    if let Some(cluster) = &mut cx.app.cluster {
+        cluster.ticks += 1;
+        if cluster.ticks.is_multiple_of(STAMP_TICKS) {
+            let at_ms = cx.app.at_ms;
+            cx.app.keyspace.stamp(at_ms);
+        }
+    }
 }
 
 /// What waits for entries of a shard that this node led learns from the next leader what became of them, or never.

@@ -55,6 +55,12 @@ impl Keyspace {
             if turned != Turned::Silent {
                 self.in_record.push(index);
             }
+            self.has_voted |= turned == Turned::Voted;
+            if let Turned::Replaced(up_to) = turned {
+                let (number, before) = (shard.number(), shard.take_replaced());
+                self.replaced.push((number, up_to));
+                self.dropped.extend(before);
+            }
             if shard.next_committed().is_some() {
                 self.committed.push(index);
             }
@@ -83,6 +89,24 @@ impl Keyspace {
     pub fn begin_flight_of_all(&mut self) -> Vec<(u16, u64)> {
         self.in_record = (0..self.shards.len()).collect();
         self.begin_flight()
+    }
+
+    /// Shards that a snapshot has taken the place of, since the last call, and up to which entry.
+    pub fn take_replaced(&mut self) -> Vec<(u16, u64)> {
+        std::mem::take(&mut self.replaced)
+    }
+
+    /// Whether there is a vote in the record that gathers, which is synced whatever `--sync` says; asked once.
+    pub fn take_voted(&mut self) -> bool {
+        std::mem::take(&mut self.has_voted)
+    }
+
+    /// What the replicas of groups have promised, as sections of a record.
+    pub fn promises(&self) -> Vec<u8> {
+        let mut record = Vec::new();
+        let of_groups = self.shards.iter().filter(|shard| !shard.is_alone());
+        of_groups.for_each(|shard| shard.write_state(&mut record));
+        record
     }
 
     /// The records up to this one are durable.

@@ -4,6 +4,7 @@ use raft::eraftpb::Message;
 
 use crate::cluster::map::META;
 use crate::shard::Shard;
+use crate::shard::meta::Part;
 use crate::shard::peer::check::Refusal;
 
 use super::Keyspace;
@@ -74,6 +75,15 @@ impl Keyspace {
         Ok(())
     }
 
+    /// Proposes time stamps where keys wait for one to be removed.
+    pub fn stamp(&mut self, at_ms: u64) {
+        for index in 0..self.shards.len() {
+            if self.shards[index].stamp(at_ms) {
+                self.mark(index);
+            }
+        }
+    }
+
     /// Raft's unit of time has passed.
     pub fn tick(&mut self, now: u64) {
         for index in 0..self.shards().len() {
@@ -116,6 +126,36 @@ impl Keyspace {
             }
         }
         all
+    }
+
+    /// Whether this node's replica of a shard has this name.
+    pub fn has_replica(&self, number: u16, name: u64) -> bool {
+        self.replica(number)
+            .is_some_and(|shard| shard.replica() == name)
+    }
+
+    /// Whether an image of a shard is being made.
+    pub fn is_imaging(&self, number: u16) -> bool {
+        self.replica(number)
+            .is_some_and(|shard| shard.store().is_imaging())
+    }
+
+    /// Replicas that need a snapshot of a shard that this node leads, since the last call.
+    pub fn take_wanted(&mut self) -> Vec<(u16, u64)> {
+        let mut wanted = Vec::new();
+        for shard in self.shards.iter_mut().filter(|shard| shard.is_leader()) {
+            let number = shard.number();
+            wanted.extend(shard.take_wanted().into_iter().map(|to| (number, to)));
+        }
+        wanted
+    }
+
+    /// Begins an image of a shard for another replica; what is to be said of it.
+    pub fn begin_sending(&mut self, number: u16) -> Part {
+        let shard = self.shard_mut(number);
+        shard.begin_sending();
+        shard.store_mut().begin_image();
+        shard.part()
     }
 
     /// What was sent to a replica may have been lost.

@@ -59,6 +59,8 @@ pub enum Refusal {
     Position,
     /// Entries that do not follow each other, in index or term.
     Entries,
+    /// Entries whose changes cannot be applied. (For who knows what is in them.)
+    Changes,
     /// A snapshot of nothing, or that tells of no possible group.
     Snapshot,
     /// A snapshot for a group that the receiver is no member of.
@@ -86,6 +88,7 @@ impl fmt::Display for Refusal {
             Refusal::Term => "its term is 0 or too far ahead",
             Refusal::Position => "an index and a term do not belong together",
             Refusal::Entries => "its entries do not follow each other",
+            Refusal::Changes => "its entries hold changes that make no sense",
             Refusal::Snapshot => "its snapshot is none",
             Refusal::Membership => "its snapshot is for a group without this replica",
             Refusal::Leader => "its sender does not lead in this term",
