@@ -12,7 +12,7 @@ const PEERS: u16 = flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI | flag::SKIP_SL
 
 /// One row for every [`Verb`], in its order.
 #[rustfmt::skip]
-pub static ROWS: [Row; 158] = [
+pub static ROWS: [Row; 162] = [
     Row { verb: Verb::Get, name: "get", arity: 2, flags: flag::READONLY | flag::FAST, keys: Keys::ONE, group: Group::String, since: "1.0.0",
         syntax: "key",
         summary: "The value of a key, or nil." },
@@ -376,6 +376,9 @@ pub static ROWS: [Row; 158] = [
     Row { verb: Verb::Repl, name: "repl", arity: -2, flags: 0, keys: Keys::NONE, group: Group::None, since: "7.0.15",
         syntax: "",
         summary: "What nodes say to each other, and how their shards stand." },
+    Row { verb: Verb::ReplDone, name: "repl|done", arity: 4, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "shard epoch",
+        summary: "Between nodes: the change at a shard that the map of this epoch asks for was made." },
     Row { verb: Verb::ReplFound, name: "repl|found", arity: 3, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
         syntax: "map",
         summary: "Between nodes: the map of the cluster that they found together." },
@@ -388,6 +391,15 @@ pub static ROWS: [Row; 158] = [
     Row { verb: Verb::ReplHelp, name: "repl|help", arity: 2, flags: flag::LOADING, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
         syntax: "",
         summary: "The subcommands." },
+    Row { verb: Verb::ReplJoin, name: "repl|join", arity: 4, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "name address",
+        summary: "Between nodes: a node asks to be taken in." },
+    Row { verb: Verb::ReplLeave, name: "repl|leave", arity: 3, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "node",
+        summary: "Between nodes: a node is to hold nothing any more, and then to be forgotten." },
+    Row { verb: Verb::ReplMap, name: "repl|map", arity: 3, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "map",
+        summary: "Between nodes: the map of the cluster, for one that does not vote on it." },
     Row { verb: Verb::ReplMsg, name: "repl|msg", arity: 3, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
         syntax: "messages",
         summary: "Between nodes: what the replicas of shards say to each other." },

@@ -96,6 +96,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether the node is neither to found nor to join a cluster.
+    pub fn is_alone(&self) -> bool {
+        self.cluster.is_empty() && self.join.is_none()
+    }
+
     /// What `values` mean together.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //!   identity                     which node, how many shards: must fit before anything is read
 //!   wal-<number>                 the log; spare-<number> are segments to come
 //!   snapshot-<shard>-<index>     one for each shard; what is older than the newest is removed
+//!   map                          the map of the cluster, if the node is in one
 //!   reserve                      space that is given up when the disk is full, so that saving can free more
 //!   backups/<name>               what BACKUP made
 //! ```
@@ -18,6 +19,8 @@ use crate::disk::seal::{Entropy, KEY_BYTES, KeyRing};
 
 /// Name of the file that says whose directory it is.
 pub const IDENTITY: &str = "identity";
+/// Name of the file with the map of the cluster.
+pub const MAP: &str = "map";
 /// Name of the file that is given up when the disk is full.
 pub const RESERVE: &str = "reserve";
 /// Its bytes, unless somebody wants otherwise.
@@ -34,6 +37,8 @@ const SPARE: &str = "spare-";
 pub enum Kind {
     /// Whose directory it is.
     Identity,
+    /// The map of the cluster.
+    Map,
     /// A segment of the log.
     Segment,
     /// A segment to come.
@@ -97,6 +102,9 @@ pub fn kind(name: &str) -> Kind {
     if name == IDENTITY {
         return Kind::Identity;
     }
+    if name == MAP {
+        return Kind::Map;
+    }
     if name == RESERVE {
         return Kind::Reserve;
     }
@@ -149,6 +157,7 @@ mod tests {
         assert_eq!(snapshot, "snapshot-000a-0000000000000abc");
         for (name, is) in [
             ("identity", Kind::Identity),
+            ("map", Kind::Map),
             ("reserve", Kind::Reserve),
             (snapshot.as_str(), Kind::Snapshot(10, 0xabc)),
             ("wal-00000000000000ff", Kind::Segment),

@@ -2,6 +2,7 @@
 //!
 //! - [`files`]: names, and the directory as jobs on other threads share it.
 //! - [`identity`]: whose directory it is.
+//! - [`mapfile`]: the map of the cluster, as it was known last.
 //! - [`loading`]: from files to shards.
 //! - [`opening`]: from paths to locked directories and rings of keys.
 //!
@@ -10,4 +11,5 @@
 pub mod files;
 pub mod identity;
 pub mod loading;
+pub mod mapfile;
 pub mod opening;

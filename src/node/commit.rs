@@ -91,6 +91,24 @@ pub enum Work {
     Run(Box<OwnedArgs>),
     /// EXEC: so many items follow that are its parts.
     Exec(usize),
+    /// The next change in the meta shard is a new map.
+    Map,
+}
+
+impl Item {
+    /// Something that the node itself wants.
+    pub fn of_nobody(shard: u16, work: Work) -> Item {
+        Item {
+            conn: ConnId::NONE,
+            number: 0,
+            dialect: Dialect::Resp2,
+            verb: Verb::Repl,
+            shard,
+            flags: 0,
+            work,
+            typed: None,
+        }
+    }
 }
 
 /// Changes that make up one command.
@@ -164,6 +182,7 @@ pub fn hand_over(cx: &mut Cx<'_, Node>) {
     if cx.app.is_loading() || std::mem::replace(&mut cx.app.flight.is_busy, true) {
         return;
     }
+    cluster::handing::go_on(cx);
     read_stalled(cx);
     loop {
         let has_closed = close(cx);

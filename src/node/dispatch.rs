@@ -335,6 +335,8 @@ fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> N
         Verb::ReplMsg => return incoming::messages(turn, args.at(2)),
         Verb::ReplFwd => return serve::commands(turn, args.at(2)),
         Verb::ReplSnap => return receiving::frame(turn, args.at(2)),
+        Verb::ReplJoin => return incoming::join(turn, args),
+        Verb::ReplMap => return incoming::map(turn, args.at(2)),
         Verb::ReplFound => return incoming::found(turn, args.at(2)),
         Verb::ReplStatus => status::status(turn),
         Verb::Save => return server::save(turn),

@@ -17,16 +17,14 @@ use crate::command::data::{BitOperator, Command, Counted, LcsAnswer, Many};
 use crate::command::glob;
 use crate::command::op::{Action, Effect, Event, Op};
 use crate::ring;
+use crate::shard::NOBODY;
 use crate::shard::recovery::Recovery;
-use crate::shard::section::{ENTRY_BYTES_MAX, NUMBER_MAX};
+use crate::shard::section::ENTRY_BYTES_MAX;
 use crate::shard::{Applied, Shard};
 use crate::store::{Dropped, Entry, HashSeed, KeyHash, Step};
 use crate::wire::reply::{Dialect, Reply};
 
 use super::lcs;
-
-/// The name of replicas that are none.
-pub const NOBODY: u64 = NUMBER_MAX;
 
 /// Bits of a scan cursor that name the shard.
 const CURSOR_SHARD_BITS: u32 = 14;

@@ -51,6 +51,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::cluster::map::Map;
 use crate::config::Options;
 use crate::config::values::{Origin, Values};
 use crate::data::files::{self, Files};
@@ -165,6 +166,8 @@ pub struct Node {
     run_id: String,
     /// The name that lasts as long as the data.
     name: String,
+    /// The map of the cluster that was found on the disk.
+    known_map: Option<Map>,
     seed: u64,
 }
 
@@ -187,7 +190,7 @@ impl Node {
         let run_id: String = (0..40)
             .map(|_| char::from_digit(random.u32(..16), 16).unwrap_or('0'))
             .collect();
-        let keyspace = match options.cluster.is_empty() {
+        let keyspace = match options.is_alone() {
             true => Keyspace::new(options.shards, hash_seed),
             false => Keyspace::vacant(options.shards, hash_seed),
         };
@@ -224,6 +227,7 @@ impl Node {
             started: 0,
             started_ms: 0,
             name: run_id.clone(),
+            known_map: None,
             run_id,
             seed,
         };

@@ -19,10 +19,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::cluster::map::META;
-use crate::data::files::{self, Files, IDENTITY, Kind, RESERVE};
+use crate::cluster::map::{META, Map};
+use crate::data::files::{self, Files, IDENTITY, Kind, MAP, RESERVE};
 use crate::data::identity::{self, Identity};
-use crate::data::loading;
+use crate::data::{loading, mapfile};
 use crate::disk::publish::is_temporary;
 use crate::disk::wal::replay::End;
 use crate::disk::wal::writer::Wal;
@@ -30,11 +30,12 @@ use crate::disk::wal::{ActiveKey, is_full};
 use crate::disk::{DIRECTORY, Damage, FileInfo};
 use crate::reactor::app::Cx;
 use crate::shard::recovery::Recovery;
+use crate::shard::{ALONE, NOBODY, Shard};
 use crate::store::HashSeed;
 
 use super::journal::segments::Segments;
 use super::journal::{self, Journal, space};
-use super::keyspace::{Keyspace, NOBODY};
+use super::keyspace::Keyspace;
 use super::saving::Saving;
 use super::{Node, cluster, commit};
 
@@ -75,6 +76,8 @@ struct Found {
     /// The newest snapshot of each shard that has one.
     snapshots: BTreeMap<u16, String>,
     identity: Identity,
+    /// The map of the cluster that was known last.
+    map: Option<Map>,
     bytes: u64,
 }
 
@@ -141,6 +144,7 @@ fn find(files: &Files, own: &Identity, is_asked: bool) -> Result<Found, Damage> 
     let mut found = Found {
         snapshots: BTreeMap::new(),
         identity,
+        map: None,
         bytes: 0,
     };
     let mut newest: BTreeMap<u16, (u64, u64)> = BTreeMap::new();
@@ -153,6 +157,9 @@ fn find(files: &Files, own: &Identity, is_asked: bool) -> Result<Found, Damage> 
             Kind::Segment => found.bytes += file.bytes,
             _ => {}
         }
+    }
+    if listed.iter().any(|file| file.name == MAP) {
+        found.map = Some(mapfile::read(Arc::clone(&files.disk))?);
     }
     for (shard, (index, bytes)) in newest {
         found.bytes += bytes;
@@ -201,6 +208,7 @@ fn found(cx: &mut Cx<'_, Node>, found: Result<Found, Damage>) {
     total.store(found.bytes, Ordering::Relaxed);
     loading.left = found.snapshots.len();
     cx.app.name = found.identity.node;
+    cx.app.known_map = found.map;
     loading.shards = (0..count)
         .chain([META])
         .map(|number| {
@@ -336,6 +344,9 @@ fn replayed(cx: &mut Cx<'_, Node>, replayed: Result<Replayed, Damage>) {
         shards.push(recovery.finish());
     }
     cx.app.stamp(at_ms);
+    let numbers: Vec<u16> = shards.iter().map(Shard::number).collect();
+    let mut saved = replayed.saved;
+    saved.retain(|(number, _)| numbers.contains(number));
     cx.app.commits.set_shards(shards.len());
     cx.app.keyspace = Keyspace::of(shards);
     let number = cx.app.flight.take_off();
@@ -349,7 +360,7 @@ fn replayed(cx: &mut Cx<'_, Node>, replayed: Result<Replayed, Damage>) {
     let bytes = (replayed.end.segments.iter()).map(|segment| segment.bytes);
     let (sync, bytes) = (cx.app.options.sync, bytes.sum());
     cx.app.journal = Journal::open(files.clone(), sync, replayed.segments, bytes);
-    cx.app.saving = Saving::open(files.clone(), replayed.saved, cx.app.at_ms);
+    cx.app.saving = Saving::open(files.clone(), saved, cx.app.at_ms);
     let first = First {
         files,
         end: replayed.end,
@@ -363,8 +374,9 @@ fn replayed(cx: &mut Cx<'_, Node>, replayed: Result<Replayed, Damage>) {
 /// What the shards are: those of a node that is alone, of a member of a cluster, or of one that is to be.
 fn sort_out(node: &Node, mut shards: Vec<Recovery>) -> Result<Vec<Recovery>, String> {
     let has_some = |shard: &Recovery| shard.last_index() > 0;
-    let is_member = shards.last().is_some_and(has_some);
-    if !is_member && node.options.cluster.is_empty() {
+    let is_of_group = |shard: &Recovery| shard.replica() != ALONE;
+    let is_member = node.known_map.is_some() || shards.iter().any(is_of_group);
+    if !is_member && node.options.is_alone() {
         shards.pop();
         return Ok(shards);
     }
@@ -376,8 +388,8 @@ fn sort_out(node: &Node, mut shards: Vec<Recovery>) -> Result<Vec<Recovery>, Str
         );
     }
     let vacant = |shard: Recovery| match has_some(&shard) {
-        true => shard,
-        false => shard.vacate(NOBODY),
+        true if is_of_group(&shard) => shard,
+        _ => shard.vacate(NOBODY),
     };
     Ok(shards.into_iter().map(vacant).collect())
 }

@@ -169,6 +169,14 @@ impl Saving {
         self.paused_until = 0;
     }
 
+    /// Asks for a snapshot of a shard that nothing is in any more, so that nothing of it needs to be kept.
+    pub fn bury(&mut self, shard: u16) {
+        if self.files.is_some() {
+            self.queue.insert(shard);
+            self.anew.insert(shard);
+        }
+    }
+
     /// Asks for snapshots of all shards, changed or not.
     pub fn queue_all_anew(&mut self) {
         self.queue_all();
@@ -459,6 +467,9 @@ fn finished(cx: &mut Cx<'_, Node>, outcome: io::Result<u64>) {
             );
             node.saving.saved.insert(shard, (index, node.at_ms));
             node.saving.is_unsaid = true;
+            if node.keyspace.is_vacant(shard) {
+                node.journal.segments.forget(shard);
+            }
             tidy(cx, shard, index);
         }
         Target::Backup(name) => {
@@ -564,7 +575,7 @@ fn next_changed(node: &mut Node) -> Option<(u16, u64)> {
         let index = node.keyspace.applied(shard);
         let is_anew = node.saving.anew.remove(&shard);
         let saved = node.saving.saved.get(&shard).map_or(0, |&(index, _)| index);
-        if (is_anew || index > saved) && !node.keyspace.is_vacant(shard) {
+        if is_anew || index > saved && !node.keyspace.is_vacant(shard) {
             return Some((shard, index));
         }
     }

@@ -117,7 +117,7 @@ impl Check<'_> {
         self.log(&mut findings)?;
         for file in &listed {
             match files::kind(&file.name) {
-                Kind::Identity | Kind::Segment | Kind::Snapshot(..) => {}
+                Kind::Identity | Kind::Map | Kind::Segment | Kind::Snapshot(..) => {}
                 Kind::Spare => findings.aside(file, "space for the log"),
                 Kind::Reserve => findings.aside(file, "space for when the disk is full"),
                 Kind::Leftover => findings.aside(file, LEFTOVER),

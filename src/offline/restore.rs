@@ -295,7 +295,13 @@ fn clear(disk: &dyn Disk) -> io::Result<Vec<String>> {
         match files::kind(&file.name) {
             Kind::Identity => {}
             Kind::Unknown => unknown.push(file.name),
-            Kind::Segment | Kind::Spare | Kind::Snapshot(..) | Kind::Reserve | Kind::Leftover => {
+            // What is restored belongs to no cluster.
+            Kind::Map
+            | Kind::Segment
+            | Kind::Spare
+            | Kind::Snapshot(..)
+            | Kind::Reserve
+            | Kind::Leftover => {
                 disk.remove(&file.name)?;
             }
         }

@@ -33,6 +33,8 @@ use super::{Applying, ELECTION_TICKS};
 
 /// Committed entries handed out at once, in bytes.
 const COMMITTED_BYTES_MAX: u64 = 16 << 20;
+/// Replicas that have different election timeouts.
+const RANKS_MAX: usize = 10;
 /// Ticks between two heartbeats of a leader.
 const HEARTBEAT_TICKS: usize = 2;
 /// Entries of one message, in bytes, unless one alone is longer.
@@ -83,17 +85,11 @@ impl Group {
     pub(super) fn new(number: u16, replica: u64, log: Log, applied: u64) -> Group {
         let members = log.members().clone();
         let is_alone = members.is_alone(replica);
-        let rank = members
-            .all()
-            .iter()
-            .filter(|&&other| other < replica)
-            .count();
-        let timeout = ELECTION_TICKS + rank;
         let config = Config {
             id: replica,
             election_tick: ELECTION_TICKS,
-            min_election_tick: timeout,
-            max_election_tick: timeout + 1,
+            min_election_tick: ELECTION_TICKS,
+            max_election_tick: ELECTION_TICKS + RANKS_MAX,
             heartbeat_tick: HEARTBEAT_TICKS,
             applied,
             max_size_per_msg: MESSAGE_BYTES_MAX,
@@ -184,14 +180,14 @@ impl Group {
         Some((self.last_index(), self.raft.raft.term))
     }
 
-    /// Proposes a change of the members, unless one is under way; where it stands in the log.
-    pub(super) fn propose_change(&mut self, change: ConfChangeV2) -> Option<(u64, u64)> {
+    /// Proposes a change of the members, unless one is under way.
+    pub(super) fn propose_change(&mut self, change: ConfChangeV2) {
         let raft = &self.raft.raft;
-        if !self.is_leader() || raft.has_pending_conf() || !raft.commit_to_current_term() {
-            return None;
+        let can = self.is_leader() && !raft.has_pending_conf() && raft.commit_to_current_term();
+        if can {
+            // What raft refuses is proposed again: whoever wants it looks what the members are.
+            let _ = self.raft.propose_conf_change(Vec::new(), change);
         }
-        self.raft.propose_conf_change(Vec::new(), change).ok()?;
-        Some((self.last_index(), self.raft.raft.term))
     }
 
     /// A committed change of the members takes effect.
@@ -241,6 +237,10 @@ impl Group {
         self.quiet_ticks = self.quiet_ticks.saturating_sub(1);
         // Raft cannot stand for election while its log is on its way to the disk.
         if self.is_leader() || !self.is_writing() {
+            let before = |&&other: &&u64| other < self.replica;
+            let rank = self.members().voters.iter().filter(before).count();
+            let timeout = ELECTION_TICKS + rank.min(RANKS_MAX - 1);
+            self.raft.raft.set_randomized_election_timeout(timeout);
             self.raft.tick();
         }
     }

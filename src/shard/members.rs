@@ -8,7 +8,9 @@
 //! are there; during one (a *joint* configuration, Ongaro's thesis, 4.3) a majority of the voters and one of the
 //! outgoing voters must agree, and `next` are voters that will be learners. Integers are little-endian.
 
-use raft::eraftpb::ConfState;
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
+};
 
 /// Most replicas of one list that are believed.
 const REPLICAS_MAX: usize = 1_000;
@@ -24,6 +26,52 @@ pub struct Members {
     pub outgoing: Vec<u64>,
     /// Outgoing voters that stay as learners.
     pub next: Vec<u64>,
+}
+
+/// A change of the members of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A replica begins to receive the log.
+    AddLearner(u64),
+    /// A learner is no member any more.
+    Remove(u64),
+    /// Learners become voters, and voters go: from now on majorities of the old and of the new voters count.
+    Enter {
+        /// Those that come.
+        add: Vec<u64>,
+        /// Those that go.
+        remove: Vec<u64>,
+    },
+    /// From now on only the new voters count.
+    Leave,
+}
+
+impl Change {
+    /// As raft has it.
+    pub(super) fn to_conf_change(&self) -> ConfChangeV2 {
+        let mut change = ConfChangeV2::default();
+        let mut add = |kind, replica: u64| {
+            let mut single = ConfChangeSingle::default();
+            single.set_change_type(kind);
+            single.node_id = replica;
+            change.mut_changes().push(single);
+        };
+        match self {
+            Change::AddLearner(replica) => add(ConfChangeType::AddLearnerNode, *replica),
+            Change::Remove(replica) => add(ConfChangeType::RemoveNode, *replica),
+            Change::Enter { add: new, remove } => {
+                new.iter().for_each(|&id| add(ConfChangeType::AddNode, id));
+                remove
+                    .iter()
+                    .for_each(|&id| add(ConfChangeType::RemoveNode, id));
+            }
+            Change::Leave => {}
+        }
+        if matches!(self, Change::Enter { .. }) {
+            change.set_transition(ConfChangeTransition::Explicit);
+        }
+        change
+    }
 }
 
 impl Members {

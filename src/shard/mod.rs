@@ -43,11 +43,14 @@ use crate::command::op::{Effect, Op};
 use crate::store::{Dropped, Entry, HashSeed, KeyHash, Step, Store};
 use crate::wire::reply::{Dialect, Reply};
 use group::Group;
+use members::Members;
 use meta::Part;
 use peer::change::check_change;
 use recovery::Recovery;
 use section::{HardState, STAMP_BYTES};
 
+/// The name of replicas that are none: others have the shard.
+pub const NOBODY: u64 = section::NUMBER_MAX;
 /// The name of a replica that has always been alone in its group.
 pub const ALONE: u64 = 1;
 /// Raft's unit of time, in nanoseconds.
@@ -397,8 +400,15 @@ impl Shard {
             applied: self.applied,
             state: self.hard_state(),
             keys: self.store.len() as u64,
-            replica: self.group.replica(),
-            members: self.group.members().clone(),
+            replica: if self.is_vacant() {
+                NOBODY
+            } else {
+                self.replica()
+            },
+            members: match self.is_vacant() {
+                true => Members::of(&[NOBODY]),
+                false => self.members().clone(),
+            },
         }
     }
 

@@ -21,7 +21,7 @@ use super::members::Members;
 use super::meta::Part;
 use super::peer::change::check_change;
 use super::section::{self, Base, HardState, NUMBER_MAX, Section};
-use super::{ALONE, Applying, Shard};
+use super::{ALONE, Applying, NOBODY, Shard};
 use crate::command::encode::{self, Change};
 use crate::store::{HashSeed, Store};
 use crate::wire::reply::{Dialect, Reply};
@@ -78,6 +78,28 @@ impl Recovery {
         }
     }
 
+    /// The same, of a node that has promised something before, under this name or another.
+    pub fn promised(mut self, state: HardState, by: u64) -> Recovery {
+        let vote = if by == self.replica { state.vote } else { 0 };
+        self.state = HardState {
+            term: state.term,
+            vote,
+            commit: 0,
+        };
+        self
+    }
+
+    /// What is left of a replica that is not wanted any more: its place, so that nobody looks for what was before.
+    pub fn buried(number: u16, applied: Applying, state: HardState, seed: HashSeed) -> Recovery {
+        Recovery {
+            replica: NOBODY,
+            applied,
+            log: Log::new(Members::default(), applied.index, applied.term),
+            ..Recovery::new(number, seed)
+        }
+        .promised(state, 0)
+    }
+
     /// Nothing was brought here: a replica of this name waits for it, which keeps what was promised.
     pub fn vacate(self, replica: u64) -> Recovery {
         Recovery {
@@ -91,7 +113,11 @@ impl Recovery {
     pub fn begin_from(&mut self, part: &Part, keys: usize) {
         (self.applied, self.state) = (part.applied, part.state);
         self.replica = part.replica;
-        self.log = Log::new(part.members.clone(), part.applied.index, part.applied.term);
+        let members = match part.replica {
+            NOBODY => Members::default(),
+            _ => part.members.clone(),
+        };
+        self.log = Log::new(members, part.applied.index, part.applied.term);
         self.store.reserve(keys);
     }
 
@@ -114,7 +140,8 @@ impl Recovery {
         if let Some(base) = &section.base {
             self.base(base)?;
         }
-        for entry in &section.entries {
+        let is_buried = self.replica == NOBODY;
+        for entry in section.entries.iter().filter(|_| !is_buried) {
             self.entry(entry, section.state.term)?;
         }
         if section.state.term < self.log_term {
@@ -125,7 +152,7 @@ impl Recovery {
         if section.state.term >= self.state.term {
             self.state = section.state;
         }
-        let commit = section.state.commit;
+        let commit = if is_buried { 0 } else { section.state.commit };
         if commit > self.log.last() {
             return Err(self.wrong(&format!(
                 "entry {} is missing, entries up to {commit} were committed",
@@ -316,6 +343,11 @@ impl Recovery {
     /// The last entry of the log, applied or not.
     pub fn last_index(&self) -> u64 {
         self.log.last()
+    }
+
+    /// The name of the replica.
+    pub fn replica(&self) -> u64 {
+        self.replica
     }
 
     /// Number of the shard.

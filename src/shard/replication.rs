@@ -11,10 +11,10 @@
 //! So the data travel when both have time for it, and raft sees a snapshot that takes no time at all: nothing is
 //! paused for its sake, and nothing must be reported when it fails.
 
-use raft::eraftpb::{ConfChangeV2, Entry as RaftEntry, EntryType, Message, MessageType};
+use raft::eraftpb::{Entry as RaftEntry, EntryType, Message, MessageType};
 
 use super::log::Staged;
-use super::members::Members;
+use super::members::{Change, Members};
 use super::peer::check::Refusal;
 use super::recovery::Recovery;
 use super::section;
@@ -152,8 +152,13 @@ impl Shard {
     }
 
     /// Proposes a change of the members, unless one is under way.
-    pub fn propose_change(&mut self, change: ConfChangeV2) -> Option<(u64, u64)> {
-        self.group.propose_change(change)
+    pub fn change_members(&mut self, change: &Change) {
+        self.group.propose_change(change.to_conf_change());
+    }
+
+    /// Whether everything in the log is committed and applied, and this term's leader knows all that was.
+    pub fn is_settled(&self) -> bool {
+        self.applied.index == self.last_index() && self.applied.term == self.hard_state().term
     }
 
     /// Committed entries behind `index` that are still known, at most so many bytes of them.

@@ -155,6 +155,34 @@ pub fn command(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>, shard: u1
     Next::Deferred
 }
 
+/// Passes something on that this node itself wants; nobody waits for the answer.
+pub fn of_this_node(node: &mut Node, args: OwnedArgs, shard: u16) {
+    let Some(cluster) = &mut node.cluster else {
+        return;
+    };
+    let forwards = &mut cluster.forwards;
+    forwards.came += 1;
+    let came = forwards.came;
+    let key = forwards.all.insert(Forward {
+        serial: 0,
+        came,
+        conn: ConnId::NONE,
+        number: 0,
+        is_silent: true,
+        // It is repeated by whoever wants it, if it must be.
+        is_write: true,
+        dialect: Dialect::Resp2,
+        flags: 0,
+        shard,
+        since: node.at_ms * 1_000_000,
+        node: 0,
+        args,
+    });
+    let route = forwards.routes.entry(shard).or_default();
+    route.waiting.insert(came, key);
+    pump(node, shard);
+}
+
 /// The node that leads a shard, as far as this one knows.
 pub fn leader_of(node: &Node, shard: u16) -> Option<NodeId> {
     let cluster = node.cluster.as_ref()?;
@@ -172,7 +200,7 @@ pub fn leader_of(node: &Node, shard: u16) -> Option<NodeId> {
 }
 
 /// Passes on what waits for a shard, as far as there is somebody.
-fn pump(node: &mut Node, shard: u16) {
+pub fn pump(node: &mut Node, shard: u16) {
     let leader = leader_of(node, shard);
     let Some(cluster) = &mut node.cluster else {
         return;
@@ -181,7 +209,8 @@ fn pump(node: &mut Node, shard: u16) {
     let Some(route) = cluster.forwards.routes.get_mut(&shard) else {
         return;
     };
-    if route.waiting.is_empty() || route.count > 0 && route.node != leader {
+    let is_handing = leader == cluster.me && cluster.handing.has(shard);
+    if route.waiting.is_empty() || is_handing || route.count > 0 && route.node != leader {
         return;
     }
     let address = cluster.map.as_ref().and_then(|map| map.nodes.get(&leader));
@@ -245,7 +274,11 @@ pub fn answered(cx: &mut Cx<'_, Node>, frame: &[u8]) -> Result<(), &'static str>
                 }
                 wait_again(&mut cluster.forwards, key);
             }
-            Outcome::Again => wait_again(&mut cluster.forwards, key),
+            Outcome::Again => {
+                // At the next tick: what was in the way needs some time.
+                wait_again(&mut cluster.forwards, key);
+                continue;
+            }
         }
         pump(cx.app, shard);
     }

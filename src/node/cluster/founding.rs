@@ -29,15 +29,25 @@ use super::super::Node;
 use super::super::turn::Turn;
 use super::{FOUNDING_KEY, MAP_KEY, adopt, link};
 
+/// How long a founder that finds a cluster waits to be known there, in ticks.
+const FOUNDER_TICKS: u64 = 20;
+
 /// Begins to look for the others.
 pub fn begin(cx: &mut Cx<'_, Node>) {
-    let wanted = cx.app.options.cluster.clone();
-    log::info!("founding a cluster: waiting for {} nodes", wanted.len());
+    let mut wanted = cx.app.options.cluster.clone();
+    match cx.app.options.join {
+        Some(address) => log::info!("joining the cluster of {address}"),
+        None => log::info!("founding a cluster: waiting for {} nodes", wanted.len()),
+    }
+    wanted.extend(cx.app.options.join);
     link::dial_all(cx, &wanted);
 }
 
 /// What clients hear while there is no cluster yet.
 pub fn waiting(node: &Node) -> String {
+    if let Some(address) = node.options.join {
+        return format!("CLUSTERDOWN this node is joining the cluster of {address}");
+    }
     let links = node.cluster.as_ref().map(|cluster| &cluster.links);
     let here = links.map_or(0, |links| {
         links.values().filter(|link| link.is_ready()).count()
@@ -86,9 +96,7 @@ pub fn met(cx: &mut Cx<'_, Node>, address: SocketAddr) {
 
 /// Sends the first map to one of its nodes that says it is new.
 fn tell(cx: &mut Cx<'_, Node>, address: SocketAddr) {
-    let Some(founding) = founding(cx.app) else {
-        return;
-    };
+    let founding = founding(cx.app);
     let Some(cluster) = &cx.app.cluster else {
         return;
     };
@@ -96,11 +104,41 @@ fn tell(cx: &mut Cx<'_, Node>, address: SocketAddr) {
         return;
     };
     let Some(called) = &link.called else { return };
-    if called.cluster.is_none()
-        && founding.node_of(&called.name).is_some()
-        && called.name != cluster.name
-    {
+    if called.cluster.is_some() || called.name == cluster.name {
+        return;
+    }
+    let founding = founding.filter(|map| map.node_of(&called.name).is_some());
+    if let Some(founding) = founding {
         link.say(&mut cx.net, "FOUND", founding.encode().as_bytes());
+    } else if let Some(map) = cluster
+        .map
+        .as_ref()
+        .filter(|map| map.node_of(&called.name).is_some())
+    {
+        link.say(&mut cx.net, "MAP", map.encode().as_bytes());
+    }
+}
+
+/// A node that is in no cluster asks those that are to take it in: all of them, again and again, until it is told the
+/// map. A founder waits a little: it may be known.
+pub fn ask_to_join(cx: &mut Cx<'_, Node>) {
+    let Some(cluster) = &cx.app.cluster else {
+        return;
+    };
+    let is_early = cx.app.options.join.is_none() && cluster.ticks < FOUNDER_TICKS;
+    if cluster.map.is_some() || is_early {
+        return;
+    }
+    let line = format!("REPL JOIN {} {}", cluster.name, cluster.address);
+    for link in cluster.links.values() {
+        if link.is_ready()
+            && link
+                .called
+                .as_ref()
+                .is_some_and(|called| called.cluster.is_some())
+        {
+            link.say_line(&mut cx.net, &line);
+        }
     }
 }
 

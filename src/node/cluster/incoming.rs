@@ -11,7 +11,7 @@ use crate::wire::request::Args;
 
 use super::super::turn::{Next, Turn};
 use super::link::said;
-use super::{VERSION, founding};
+use super::{VERSION, founding, membership};
 
 /// What may wait on a link before it is cut.
 const UNSENT_BYTES_MAX: usize = 4 << 30;
@@ -113,6 +113,29 @@ pub fn messages(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
                 "shard {}: a message of node {from}: {refusal}",
                 super::shown(shard)
             );
+        }
+    }
+    Next::Go
+}
+
+/// REPL JOIN, as a node says it that is in no cluster yet: it hears the map when it is.
+pub fn join(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
+    if is_peer(turn) {
+        membership::ask(turn.node, &[b"REPL", b"JOIN", args.at(2), args.at(3)]);
+    }
+    Next::Go
+}
+
+/// REPL MAP.
+pub fn map(turn: &mut Turn<'_, '_, '_>, text: &[u8]) -> Next {
+    if !is_peer(turn) {
+        return Next::Go;
+    }
+    match Map::decode(text) {
+        Ok(map) => membership::told(turn, map),
+        Err(reason) => {
+            log::warn!("a node sent a map that makes no sense: {reason}");
+            return Next::Close;
         }
     }
     Next::Go

@@ -42,6 +42,8 @@ pub struct Link {
     conn: Option<ConnId>,
     /// Who answered, once it has.
     pub called: Option<Called>,
+    /// The epoch of the map that it was told.
+    pub told: u64,
     /// Raft's messages that go out at the end of the turn.
     pub messages: Vec<u8>,
     /// Commands that do.
@@ -70,6 +72,14 @@ impl Link {
                 put(net, conn, verb, frame);
                 frame.clear();
             }
+        }
+    }
+
+    /// Says something in words, if the link is up.
+    pub fn say_line(&self, net: &mut Net<'_, Node>, line: &str) {
+        if let Some(conn) = self.conn {
+            net.write_to(conn, line.as_bytes());
+            net.write_to(conn, b"\r\n");
         }
     }
 
@@ -113,6 +123,7 @@ pub fn dial_all(cx: &mut Cx<'_, Node>, wanted: &[SocketAddr]) {
                 connector,
                 conn: None,
                 called: None,
+                told: 0,
                 messages: Vec::new(),
                 commands: Vec::new(),
             }
@@ -233,7 +244,7 @@ impl Protocol<Node> for Caller {
         );
         match cluster.links.get_mut(&self.address) {
             Some(link) => {
-                (link.conn, link.called) = (Some(me), None);
+                (link.conn, link.called, link.told) = (Some(me), None, 0);
                 cx.net.write(greeting.as_bytes());
             }
             None => cx.net.lose_connection(),

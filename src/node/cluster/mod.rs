@@ -18,18 +18,22 @@
 //! The rooms: [`founding`] (from a list of addresses to a map), [`link`] (what this node dials), [`incoming`] (what
 //! others say), [`frames`] (bytes), [`route`] (where a command is to be run), [`forward`] (commands for other nodes),
 //! [`serve`] (commands of other nodes), [`sending`] and [`receiving`] (snapshots for replicas that lag behind),
-//! [`status`] (what people look at).
+//! [`membership`] (nodes come and go), [`wishes`] (what they ask for), [`handing`] (leaders move), [`status`] (what
+//! people look at).
 
 pub mod forward;
 pub mod founding;
 pub mod frames;
+pub mod handing;
 pub mod incoming;
 pub mod link;
+pub mod membership;
 pub mod receiving;
 pub mod route;
 pub mod sending;
 pub mod serve;
 pub mod status;
+pub mod wishes;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -44,8 +48,11 @@ use crate::reactor::net::Net;
 use crate::shard::peer;
 use crate::shard::{ELECTION_TICKS, TICK_NANOS};
 
+use crate::data::mapfile;
+
 use super::{Node, commit};
 use forward::Forwards;
+use handing::Handing;
 use link::Link;
 use receiving::Receiving;
 use sending::Sendings;
@@ -62,6 +69,8 @@ pub const FOUNDING_KEY: &[u8] = b"founding";
 const ORPHANED_TICKS_MAX: usize = 5 * ELECTION_TICKS;
 /// How often keys that are past their time get the time stamp that they are removed by, in ticks.
 const STAMP_TICKS: u64 = 10;
+/// How often it is looked whether nodes have come or gone, in ticks.
+const MEMBERSHIP_TICKS: u64 = 2;
 /// Bytes that may wait on a link: what comes beyond is dropped, and raft says it again.
 const LINK_BYTES_MAX: usize = 64 << 20;
 
@@ -81,6 +90,8 @@ pub struct Cluster {
     pub forwards: Forwards,
     /// Answers to other nodes that go out at the end of the turn, by the connection that they called on.
     pub answers: BTreeMap<ConnId, Vec<u8>>,
+    /// The shard that is being handed over.
+    pub handing: Handing,
     /// The snapshot that is sent.
     pub sendings: Sendings,
     /// Those that come in, by the node that sends them.
@@ -88,7 +99,7 @@ pub struct Cluster {
     /// Shards with writes that wait although this node leads them no longer, and for how many ticks.
     orphaned: BTreeMap<u16, usize>,
     /// Ticks so far.
-    ticks: u64,
+    pub ticks: u64,
 }
 
 impl Cluster {
@@ -102,6 +113,7 @@ impl Cluster {
             links: BTreeMap::new(),
             forwards: Forwards::default(),
             answers: BTreeMap::new(),
+            handing: Handing::default(),
             sendings: Sendings::default(),
             receivings: BTreeMap::new(),
             orphaned: BTreeMap::new(),
@@ -123,8 +135,12 @@ impl Cluster {
 
 /// Begins to be a node of a cluster, if it is to be one. Everything there was is in memory.
 pub fn begin(cx: &mut Cx<'_, Node>, name: &str) {
-    let map = stored_map(cx.app);
-    if map.is_none() && cx.app.options.cluster.is_empty() {
+    let known = cx.app.known_map.take();
+    let map = [stored_map(cx.app), known]
+        .into_iter()
+        .flatten()
+        .max_by_key(|map| map.epoch);
+    if map.is_none() && cx.app.options.is_alone() {
         return;
     }
     let address = cx.app.options.address;
@@ -180,8 +196,49 @@ fn adopt(cx: &mut Cx<'_, Node>, map: Map) {
     let is_there = |node: &&crate::cluster::map::Member| !node.is_gone;
     let wanted = map.nodes.values().filter(is_there).map(|node| node.address);
     let wanted: Vec<SocketAddr> = wanted.collect();
+    let text = map.encode();
+    let replicas = map.replicas_on(cluster.me);
     cluster.map = Some(map);
     link::dial_all(cx, &wanted);
+    keep(cx, text);
+    hold(cx.app, &replicas);
+}
+
+/// Writes the map down, for the next start.
+fn keep(cx: &mut Cx<'_, Node>, text: String) {
+    let Some(files) = cx.app.saving.files().cloned() else {
+        return;
+    };
+    // On the one thread for the disk: an older map never comes behind a newer one.
+    let write = move || mapfile::write(files.disk.clone(), &mut (files.entropy)(), &text);
+    cx.net.defer_to_disk(write, |_, written| {
+        if let Err(error) = written {
+            log::warn!("the map of the cluster could not be written down: {error}");
+        }
+    });
+}
+
+/// Begins the replicas that the map gives this node, and lets those go that it does not.
+fn hold(node: &mut Node, replicas: &[(u16, ReplicaId)]) {
+    for number in node.keyspace.numbers() {
+        let wanted = replicas.iter().find(|(shard, _)| *shard == number);
+        let wanted = wanted.map(|&(_, replica)| replica.0);
+        let index = node.keyspace.index_of_number(number);
+        let shard = &node.keyspace.shards()[index];
+        let is_vacant = shard.is_vacant();
+        if wanted == Some(shard.replica()) || wanted.is_none() && is_vacant {
+            continue;
+        }
+        if !is_vacant {
+            log::info!("shard {}: another node has it now", shown(number));
+            let held = node.keyspace.vacate(number, node.hash_seed);
+            node.saving.bury(number);
+            node.keyspace.add_dropped(Some(held));
+        }
+        if let Some(replica) = wanted {
+            node.keyspace.begin_joining(number, replica, node.hash_seed);
+        }
+    }
 }
 
 /// A tick of raft.
@@ -192,12 +249,19 @@ fn tick(cx: &mut Cx<'_, Node>) {
     forward::tend(cx);
     sending::tend(cx);
     give_up_orphaned(cx);
-    if let Some(cluster) = &mut cx.app.cluster {
-        cluster.ticks += 1;
-        if cluster.ticks.is_multiple_of(STAMP_TICKS) {
-            let at_ms = cx.app.at_ms;
-            cx.app.keyspace.stamp(at_ms);
-        }
+    handing::go_on(cx);
+    let Some(cluster) = &mut cx.app.cluster else {
+        return;
+    };
+    cluster.ticks += 1;
+    let ticks = cluster.ticks;
+    if ticks.is_multiple_of(STAMP_TICKS) {
+        let at_ms = cx.app.at_ms;
+        cx.app.keyspace.stamp(at_ms);
+    }
+    if ticks.is_multiple_of(MEMBERSHIP_TICKS) {
+        membership::tend(cx);
+        founding::ask_to_join(cx);
     }
 }
 
@@ -281,9 +345,11 @@ fn unreachable(cx: &mut Cx<'_, Node>, address: SocketAddr) {
     }
 }
 
-/// Whether `shard` is led by this node, as far as it knows.
-pub fn is_led_here(node: &Node, shard: u16) -> bool {
-    node.keyspace.is_leader(shard)
+/// Whether this node is handing the leadership of a shard over.
+pub fn is_handing(node: &Node, shard: u16) -> bool {
+    let cluster = node.cluster.as_ref();
+    node.keyspace.is_transferring(shard)
+        || cluster.is_some_and(|cluster| cluster.handing.has(shard))
 }
 
 /// The number of a shard as people say it.

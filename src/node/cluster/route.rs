@@ -28,7 +28,8 @@ pub fn route(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
     let Some(shard) = shard_of(turn.node, row, args) else {
         return Some(refuse(turn, CROSSSLOT));
     };
-    if !turn.node.keyspace.is_leader(shard) || has_forwarded(turn.node, shard) {
+    let is_led = turn.node.keyspace.is_leader(shard) && !super::is_handing(turn.node, shard);
+    if !is_led || has_forwarded(turn.node, shard) {
         return Some(forward::command(turn, row, args, shard));
     }
     match row.is(flag::WRITE) {

@@ -13,7 +13,7 @@ use crate::wire::request::Args;
 use super::super::turn::{Next, Turn};
 use super::super::{Node, dispatch, propose};
 use super::frames::{self, Command, NO_TOUCH, Outcome};
-use super::incoming;
+use super::{incoming, membership, wishes};
 
 /// REPL FWD.
 pub fn commands(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
@@ -37,6 +37,9 @@ pub fn commands(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
 fn serve(turn: &mut Turn<'_, '_, '_>, command: &Command) {
     let args = command.args.args();
     let row = table::find(args.at(0)).and_then(|row| resolve::subcommand(row, args).ok());
+    if super::is_handing(turn.node, command.shard) {
+        return answer(turn.node, turn.me, command.id, Outcome::Again);
+    }
     let Some(row) = row.filter(|_| is_ready(turn.node, command.shard)) else {
         let leader = turn.node.keyspace.leader(command.shard).unwrap_or(0);
         return answer(turn.node, turn.me, command.id, Outcome::Moved(leader));
@@ -64,10 +67,13 @@ fn serve(turn: &mut Turn<'_, '_, '_>, command: &Command) {
 }
 
 fn is_ready(node: &Node, shard: u16) -> bool {
-    node.keyspace.is_leader(shard) && !node.keyspace.is_transferring(shard)
+    node.keyspace.is_leader(shard) && !super::is_handing(node, shard)
 }
 
 fn run(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>, command: &Command) -> Next {
+    if let Some(wish) = wishes::parse(row.verb, args) {
+        return membership::wish(turn, &wish);
+    }
     match parse::data(row, args, turn.node.at_ms) {
         Some(Ok(data)) if data.is_write() => propose::command(turn, row, &data, args),
         _ => {

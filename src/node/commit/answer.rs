@@ -3,6 +3,7 @@
 //! The replies of one client are sent in the order of its commands. Within a batch that is the order of the items; over
 //! batches, and with answers that come from other nodes, it is kept by [`Replies`](super::super::replies).
 
+use crate::cluster::map::META;
 use crate::command::{resolve, table};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
@@ -11,6 +12,7 @@ use crate::wire::request::OwnedArgs;
 
 use super::super::cluster::frames::Outcome;
 use super::super::cluster::serve;
+use super::super::keyspace::Touched;
 use super::super::session::Message;
 use super::super::turn::{Next, Turn};
 use super::super::{Node, dispatch, latency, notify, propose, slowlog};
@@ -184,6 +186,7 @@ fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool, fate: Fate) -> 
         Work::Run(args) if is_there => next = run(turn, args),
         Work::Run(_) => {}
         Work::Exec(count) => turn.reply.array(*count),
+        Work::Map => map(turn),
     }
     if turn.node.touched.recording {
         notify::tell_touched(turn);
@@ -225,7 +228,7 @@ fn refuse(turn: &mut Turn<'_, '_, '_>, work: &Work, fate: Fate) {
         Work::Change { slot } => commits.settle(*slot),
         Work::Changes(changes) => changes.slots.iter().for_each(|&slot| commits.settle(slot)),
         Work::Flush => commits.settle_flush(),
-        Work::Run(_) | Work::Exec(_) => {}
+        Work::Run(_) | Work::Exec(_) | Work::Map => {}
     }
     if !turn.in_transaction {
         turn.reply.error(match fate {
@@ -262,6 +265,13 @@ fn several(turn: &mut Turn<'_, '_, '_>, changes: &Changes) {
         Answer::Deleted => turn.reply.int(deleted),
         Answer::Error(text) => turn.reply.error(text),
     }
+}
+
+fn map(turn: &mut Turn<'_, '_, '_>) {
+    let node = &mut *turn.node;
+    let index = node.keyspace.index_of_number(META);
+    node.keyspace.apply_entry(index, &mut Touched::default());
+    turn.reply.ok();
 }
 
 fn flush(turn: &mut Turn<'_, '_, '_>) {

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use slab::Slab;
 
+use crate::cluster::map::META;
 use crate::reactor::timer::Nanos;
 use crate::ring;
 
@@ -132,14 +133,23 @@ impl Commits {
             Work::Change { slot } => self.pend(*slot),
             Work::Changes(changes) => changes.slots.iter().for_each(|&slot| self.pend(slot)),
             Work::Flush => self.flushing += 1,
-            Work::Run(_) | Work::Exec(_) => {}
+            Work::Run(_) | Work::Exec(_) | Work::Map => {}
         }
         let lane = self.lane_of(item.shard);
         self.put(lane, item);
     }
 
     fn lane_of(&self, shard: u16) -> usize {
-        if self.is_split { shard.into() } else { 0 }
+        match shard {
+            _ if !self.is_split => 0,
+            META => self.lanes.len() - 1,
+            shard => shard.into(),
+        }
+    }
+
+    /// Whether nothing gathers in a lane.
+    pub fn is_lane_empty(&self, lane: usize) -> bool {
+        self.lanes.get(lane).is_none_or(Vec::is_empty)
     }
 
     fn put(&mut self, lane: usize, item: Item) {
@@ -267,7 +277,11 @@ impl Commits {
 
     /// Whether nothing that concerns the shard gathers or is under way.
     pub fn is_shard_idle(&self, shard: u16) -> bool {
-        self.entries[usize::from(shard)].is_empty() && self.lanes[self.lane_of(shard)].is_empty()
+        let index = match shard {
+            META => self.entries.len() - 1,
+            shard => shard.into(),
+        };
+        self.entries[index].is_empty() && self.lanes[self.lane_of(shard)].is_empty()
     }
 
     /// Whether the open batches are to be held, `landed` items having been made durable by a sync that took so long;

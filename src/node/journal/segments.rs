@@ -35,6 +35,13 @@ impl Segments {
         self.last.front().map_or(0, |(number, _)| *number)
     }
 
+    /// Nothing of a shard needs to be kept.
+    pub fn forget(&mut self, shard: u16) {
+        for (_, of_shard) in &mut self.last {
+            of_shard.remove(&shard);
+        }
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.last.len()

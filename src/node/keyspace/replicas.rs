@@ -3,9 +3,13 @@
 use raft::eraftpb::Message;
 
 use crate::cluster::map::META;
+use crate::command::op::Op;
 use crate::shard::Shard;
+use crate::shard::members::Change;
 use crate::shard::meta::Part;
 use crate::shard::peer::check::Refusal;
+use crate::shard::recovery::Recovery;
+use crate::store::{Dropped, HashSeed};
 
 use super::Keyspace;
 
@@ -156,6 +160,44 @@ impl Keyspace {
         shard.begin_sending();
         shard.store_mut().begin_image();
         shard.part()
+    }
+
+    /// Lets a replica go that is not wanted here any more; what it held.
+    pub fn vacate(&mut self, number: u16, seed: HashSeed) -> Dropped {
+        let shard = self.shard_mut(number);
+        let (applied, state) = (shard.applied(), shard.hard_state());
+        let held = shard.store_mut().clear();
+        let grave = Recovery::buried(number, applied, state, seed).finish();
+        self.put(number, grave);
+        held
+    }
+
+    /// A replica of this name begins to wait for what the others of its group bring.
+    pub fn begin_joining(&mut self, number: u16, replica: u64, seed: HashSeed) {
+        let shard = self.shard_mut(number);
+        let joining = Recovery::joining(number, replica, seed);
+        let joining = joining.promised(shard.hard_state(), shard.replica());
+        self.put(number, joining.finish());
+    }
+
+    /// A shard takes the place of the one of its number.
+    fn put(&mut self, number: u16, shard: Shard) {
+        let index = self.index_of_number(number);
+        self.take_back_of(index);
+        self.shards[index] = shard;
+        self.mark(index);
+    }
+
+    /// Proposes a change of the members of a shard's group.
+    pub fn change_members(&mut self, number: u16, change: &Change) {
+        self.shard_mut(number).change_members(change);
+        self.mark(self.index_of_number(number));
+    }
+
+    /// Proposes an operation to a shard, whatever slot its key is in.
+    pub fn propose_to(&mut self, number: u16, op: &Op<'_>) {
+        let index = self.index_of_number(number);
+        self.propose_with(index, |shard| shard.propose(op));
     }
 
     /// What was sent to a replica may have been lost.
