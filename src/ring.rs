@@ -6,6 +6,8 @@
 //!
 //! Source: Redis Cluster specification, "Key distribution model" and "Hash tags".
 
+use std::ops::RangeInclusive;
+
 use crc::{CRC_16_XMODEM, Crc, Table};
 
 /// Number of hash buckets. Part of the contract with clients; never changes.
@@ -35,6 +37,14 @@ pub fn slot(key: &[u8]) -> u16 {
 pub fn shard_of_slot(slot: u16, shards: u16) -> u16 {
     debug_assert!(slot < SLOTS && shards > 0 && shards <= SLOTS);
     (u32::from(slot) * u32::from(shards) / u32::from(SLOTS)) as u16
+}
+
+/// The slots of `shard` when the slots are cut into `shards` runs: those that [`shard_of_slot`] gives to it.
+pub fn slots_of_shard(shard: u16, shards: u16) -> RangeInclusive<u16> {
+    debug_assert!(shard < shards && shards <= SLOTS);
+    let first = |shard: u32| (shard * u32::from(SLOTS)).div_ceil(u32::from(shards)) as u16;
+    let shard = u32::from(shard);
+    first(shard)..=first(shard + 1) - 1
 }
 
 #[cfg(test)]
@@ -73,6 +83,22 @@ mod tests {
             }
             let (least, most) = (sizes.iter().min().unwrap(), sizes.iter().max().unwrap());
             assert!(most - least <= 1, "{shards} shards: {least}..{most}");
+        }
+    }
+
+    #[test]
+    fn a_shard_has_the_slots_that_say_they_are_its() {
+        for shards in [1, 2, 3, 7, 16, 1000, SLOTS - 1, SLOTS] {
+            let mut next = 0;
+            for shard in 0..shards {
+                let slots = slots_of_shard(shard, shards);
+                assert_eq!(*slots.start(), next, "shard {shard} of {shards}");
+                next = slots.end() + 1;
+                for slot in slots {
+                    assert_eq!(shard_of_slot(slot, shards), shard);
+                }
+            }
+            assert_eq!(next, SLOTS);
         }
     }
 }
