@@ -31,6 +31,7 @@ pub fn subcommand(row: &'static Row, args: Args<'_>) -> Result<&'static Row, Vec
     match table::find_sub(row, name) {
         Some(sub) if sub.takes(args.len()) => Ok(sub),
         Some(sub) => Err(wrong_arity(sub).into_bytes()),
+        None if let Some(reason) = absence(row, name) => Err(reason.as_bytes().to_vec()),
         None => {
             let container = row.name.to_ascii_uppercase();
             let hint = format!("'. Try {container} HELP.");
@@ -43,6 +44,53 @@ pub fn subcommand(row: &'static Row, args: Args<'_>) -> Result<&'static Row, Vec
         }
     }
 }
+
+/// Why a subcommand is not there that Redis has, where its being absent must surprise.
+fn absence(container: &Row, name: &[u8]) -> Option<&'static str> {
+    if container.verb != Verb::Cluster {
+        return None;
+    }
+    let is = |word: &&str| word.as_bytes().eq_ignore_ascii_case(name);
+    let found = ABSENT.iter().find(|(names, _)| names.iter().any(is));
+    found.map(|&(_, reason)| reason)
+}
+
+/// Subcommands of CLUSTER that are not there, and why.
+const ABSENT: [(&[&str], &str); 5] = [
+    (
+        &[
+            "ADDSLOTS",
+            "ADDSLOTSRANGE",
+            "DELSLOTS",
+            "DELSLOTSRANGE",
+            "FLUSHSLOTS",
+            "SETSLOT",
+        ],
+        "ERR slots are not moved by hand: the cluster places its shards itself, CLUSTER SHARDS shows where",
+    ),
+    (
+        &["FAILOVER", "REPLICATE", "REPLICAS", "SLAVES"],
+        "ERR a node is no replica of another: each shard has replicas, CLUSTER SHARDS shows where",
+    ),
+    (
+        &["MEET", "FORGET", "RESET"],
+        "ERR members are not changed by hand: a cluster is founded with --cluster and joined with --join",
+    ),
+    (
+        &[
+            "BUMPEPOCH",
+            "COUNT-FAILURE-REPORTS",
+            "LINKS",
+            "SAVECONFIG",
+            "SET-CONFIG-EPOCH",
+        ],
+        "ERR nodes do not gossip: the map of the cluster is what its meta shard agreed on",
+    ),
+    (
+        &["MYSHARDID"],
+        "ERR a node has replicas of several shards: CLUSTER SHARDS shows of which",
+    ),
+];
 
 /// The error for a wrong number of arguments.
 pub fn wrong_arity(row: &Row) -> String {

@@ -105,12 +105,13 @@ pub enum Group {
     Connection,
     Server,
     Scripting,
+    Cluster,
     None,
 }
 
 impl Group {
     /// Every group that `HELP @group` knows, in the order in which people meet them.
-    pub const ALL: [Group; 8] = [
+    pub const ALL: [Group; 9] = [
         Group::String,
         Group::Keyspace,
         Group::Bitmap,
@@ -119,6 +120,7 @@ impl Group {
         Group::Connection,
         Group::Server,
         Group::Scripting,
+        Group::Cluster,
     ];
 
     /// The group's name in `COMMAND DOCS` and `HELP`.
@@ -132,6 +134,7 @@ impl Group {
             Group::Connection => "connection",
             Group::Server | Group::None => "server",
             Group::Scripting => "scripting",
+            Group::Cluster => "cluster",
         }
     }
 
@@ -145,7 +148,7 @@ impl Group {
             Group::Pubsub => Some("@pubsub"),
             Group::Connection => Some("@connection"),
             Group::Scripting => Some("@scripting"),
-            Group::Server | Group::None => None,
+            Group::Server | Group::Cluster | Group::None => None,
         }
     }
 }

@@ -104,7 +104,7 @@ pub static SETTINGS: [Setting; 41] = [
     row("maxmemory-clients", "0", Bytes(0, 0), Never, "no client is ever evicted"),
     row("io-threads", "1", Integer(1, 1), Never, "one thread runs the commands"),
     row("hz", "10", Integer(10, 10), Never, "housekeeping runs every 100 ms"),
-    row("cluster-enabled", "no", YesNo, Never, "every node answers every key"),
+    row("cluster-enabled", "no", YesNo, Never, "Redis's: yes on a node of a cluster"),
     row("protected-mode", "yes", YesNo, Never, "see insecure"),
     row("requirepass", "", Text, Never, "there are no passwords"),
     row("daemonize", "no", YesNo, Never, "the node stays in the foreground"),

@@ -64,6 +64,10 @@ pub struct Client {
     pub no_touch: bool,
     /// Whether it asked never to be evicted.
     pub no_evict: bool,
+    /// Whether it takes answers that may be old: READONLY.
+    pub takes_stale: bool,
+    /// The shard of its last write; `None`: it has written nothing, or this node is in no cluster.
+    pub wrote: Option<u16>,
     /// Whether it sees all commands.
     pub monitor: bool,
     /// Whether it waits for time to pass.
@@ -107,6 +111,8 @@ impl Client {
             silence: Silence::Off,
             no_touch: false,
             no_evict: false,
+            takes_stale: false,
+            wrote: None,
             monitor: false,
             waiting: false,
             awaiting: 0,
@@ -164,6 +170,7 @@ impl Client {
         for (flag, holds) in [
             ('O', self.monitor),
             ('P', self.is_subscribed()),
+            ('r', self.takes_stale),
             ('x', self.transaction.is_some()),
             ('b', self.waiting),
             ('d', self.watch_broken),

@@ -7,6 +7,7 @@ use crate::wire::reply::Dialect;
 use crate::wire::request::Args;
 
 use super::client::Silence;
+use super::cluster::view;
 use super::transaction;
 use super::turn::{Next, Turn};
 use super::{REDIS_VERSION, clients};
@@ -87,6 +88,7 @@ pub fn hello(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
 
 fn introduce(turn: &mut Turn<'_, '_, '_>) {
     let (id, dialect) = (turn.client().id, turn.client().dialect);
+    let mode = view::mode(turn.node);
     let reply = &mut turn.reply;
     reply.map(7);
     reply.bulk(b"server");
@@ -103,7 +105,7 @@ fn introduce(turn: &mut Turn<'_, '_, '_>) {
     reply.bulk(b"id");
     reply.int(id.cast_signed());
     reply.bulk(b"mode");
-    reply.bulk(b"standalone");
+    reply.bulk(mode.as_bytes());
     reply.bulk(b"role");
     reply.bulk(b"master");
     reply.bulk(b"modules");
@@ -124,6 +126,7 @@ pub fn reset(turn: &mut Turn<'_, '_, '_>) {
     client.silence = Silence::Off;
     client.no_touch = false;
     client.no_evict = false;
+    client.takes_stale = false;
     client.labels = None;
     client.dialect = Dialect::Resp2;
     turn.reply.set_dialect(Dialect::Resp2);

@@ -15,7 +15,7 @@ use crate::wire::reply::Dialect;
 use crate::wire::request::Args;
 
 use super::client::Silence;
-use super::cluster::{incoming, receiving, route, serve, status};
+use super::cluster::{incoming, receiving, route, serve, status, view};
 use super::turn::{Answer, Next, Turn, Wait};
 use super::{
     backup, catalogue, clients, connection, help, info, keys, latency, monitor, notify, propose,
@@ -72,7 +72,10 @@ pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize
     } else {
         with_care(turn, row, args)
     };
-    if matches!(next, Next::Deferred | Next::Latched | Next::Settle) {
+    if matches!(
+        next,
+        Next::Deferred | Next::Barrier | Next::Latched | Next::Settle
+    ) {
         return next;
     }
     if turn.reply.errors() != errors {
@@ -400,6 +403,15 @@ fn administration(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>
         | Verb::ClientUnpause
         | Verb::ClientNoEvict
         | Verb::ClientNoTouch => clients::client(turn, row.verb, args),
+        Verb::Readonly | Verb::Readwrite | Verb::Asking => view::stance(turn, row.verb),
+        Verb::ClusterCountkeysinslot
+        | Verb::ClusterGetkeysinslot
+        | Verb::ClusterInfo
+        | Verb::ClusterKeyslot
+        | Verb::ClusterMyid
+        | Verb::ClusterNodes
+        | Verb::ClusterShards
+        | Verb::ClusterSlots => view::cluster(turn, row.verb, args),
         Verb::Monitor => monitor::start(turn),
         Verb::SlowlogGet => slowlog::get(turn, args),
         Verb::SlowlogLen => turn.reply.count(turn.node.slowlog.len()),

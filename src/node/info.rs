@@ -9,6 +9,7 @@ use crate::command::parse;
 use crate::config::VALUE_BYTES_MAX;
 use crate::wire::request::Args;
 
+use super::cluster::view;
 use super::turn::Turn;
 use super::{REDIS_VERSION, process};
 
@@ -26,7 +27,7 @@ const SECTIONS: [(&str, bool, Section); 12] = [
     ("Modules", true, |_, _| {}),
     ("Commandstats", false, command_stats),
     ("Errorstats", true, error_stats),
-    ("Cluster", true, |_, facts| facts.add("cluster_enabled", 0)),
+    ("Cluster", true, cluster),
     ("Keyspace", true, keyspace),
 ];
 
@@ -91,7 +92,7 @@ fn server(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
     let node = &turn.node;
     let uptime = turn.net.now().saturating_sub(node.started) / 1_000_000_000;
     facts.add("redis_version", REDIS_VERSION);
-    facts.add("redis_mode", "standalone");
+    facts.add("redis_mode", view::mode(node));
     facts.add("server_name", "marline");
     facts.add("marline_version", env!("CARGO_PKG_VERSION"));
     facts.add("os", std::env::consts::OS);
@@ -271,6 +272,10 @@ fn error_stats(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
     for (code, count) in &turn.node.stats.errors {
         facts.add(&format!("errorstat_{code}"), format_args!("count={count}"));
     }
+}
+
+fn cluster(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
+    facts.add("cluster_enabled", u8::from(view::is_enabled(turn.node)));
 }
 
 fn keyspace(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {

@@ -26,6 +26,9 @@ use crate::wire::reply::{Dialect, Reply};
 
 use super::lcs;
 
+/// Keys that are looked at in one go.
+const SCAN_KEYS: usize = 1_000;
+
 /// Bits of a scan cursor that name the shard.
 const CURSOR_SHARD_BITS: u32 = 14;
 const _: () = assert!(1 << CURSOR_SHARD_BITS == ring::SLOTS as u32);
@@ -301,6 +304,24 @@ impl Keyspace {
             .iter()
             .map(|shard| shard.store().memory_bytes())
             .sum()
+    }
+
+    /// Up to `count` keys of a slot, as far as this node has them. Looks at all keys of the shard, be there none.
+    pub fn keys_of_slot(&self, slot: u16, count: usize, at_ms: u64) -> Vec<Box<[u8]>> {
+        let store = self.shards[self.index_of_slot(slot)].store();
+        let mut found: Vec<Box<[u8]>> = Vec::new();
+        let mut cursor = 0;
+        while found.len() < count {
+            cursor = store.scan(cursor, SCAN_KEYS, at_ms, &mut |key| {
+                if ring::slot(key) == slot && found.len() < count {
+                    found.push(key.into());
+                }
+            });
+            if cursor == 0 {
+                break;
+            }
+        }
+        found
     }
 
     /// Sum of the shards' log indices.

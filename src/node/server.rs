@@ -7,6 +7,7 @@ use crate::command::verb::Verb;
 use crate::wire::number;
 use crate::wire::request::Args;
 
+use super::cluster::wait;
 use super::stats::Stats;
 use super::turn::{Answer, Next, Turn, Until, Wait};
 use super::{help, process};
@@ -129,7 +130,7 @@ fn function_flush(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
     }
 }
 
-/// WAIT: there are no replicas, so that only the time can pass.
+/// WAIT. A node that is alone has no replicas, so that only the time can pass.
 pub fn wait(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     let (replicas, ms) = match (integer(args.at(1)), number::parse_i64(args.at(2))) {
         (_, Some(..0)) => {
@@ -147,6 +148,9 @@ pub fn wait(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
         }
         (Ok(replicas), Some(ms)) => (replicas, ms.unsigned_abs()),
     };
+    if turn.node.cluster.is_some() {
+        return wait::wait(turn, args, replicas, ms);
+    }
     if replicas <= 0 || turn.in_transaction {
         turn.reply.int(0);
         return Next::Go;

@@ -216,6 +216,7 @@ impl Session {
             Ok(Progress::Request { consumed }) => {
                 match dispatch::request(turn, parser.args(input), consumed) {
                     Next::Go | Next::Deferred => {}
+                    Next::Barrier => self.settle(turn),
                     Next::Close => self.phase = Phase::Closing,
                     Next::Wait(wait) => self.wait(turn, wait),
                     Next::Held => {

@@ -5,11 +5,13 @@ use crate::config::Options;
 use crate::config::values::{Origin, Values};
 use crate::wire::request::Args;
 
+use super::cluster::view;
 use super::turn::Turn;
 
 /// CONFIG GET.
 pub fn get(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
     let notify = turn.node.notify.text();
+    let is_clustered = view::is_enabled(turn.node);
     let found: Vec<(&str, &str)> = turn
         .node
         .values
@@ -22,6 +24,7 @@ pub fn get(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) {
         })
         .map(|(setting, value, _)| match setting.name {
             "notify-keyspace-events" => (setting.name, notify.as_str()),
+            "cluster-enabled" if is_clustered => (setting.name, "yes"),
             name => (name, value),
         })
         .collect();

@@ -29,6 +29,8 @@ pub enum Next {
     Settle,
     /// It is part of a batch and will be answered with it; the next command may come.
     Deferred,
+    /// It will be answered later, and so will those behind it: they are not run before.
+    Barrier,
 }
 
 impl Next {

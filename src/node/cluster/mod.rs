@@ -19,7 +19,7 @@
 //! others say), [`frames`] (bytes), [`route`] (where a command is to be run), [`forward`] (commands for other nodes),
 //! [`serve`] (commands of other nodes), [`sending`] and [`receiving`] (snapshots for replicas that lag behind),
 //! [`membership`] (nodes come and go), [`wishes`] (what they ask for), [`handing`] (leaders move), [`status`] (what
-//! people look at).
+//! people look at), [`view`] (what smart clients read), [`wait`] (how far writes are replicated).
 
 pub mod forward;
 pub mod founding;
@@ -33,6 +33,8 @@ pub mod route;
 pub mod sending;
 pub mod serve;
 pub mod status;
+pub mod view;
+pub mod wait;
 pub mod wishes;
 
 use std::collections::BTreeMap;

@@ -6,7 +6,7 @@ use crate::wire::request::Args;
 
 use super::super::turn::{Next, Turn};
 use super::super::{Node, dispatch};
-use super::{forward, founding};
+use super::{forward, founding, view};
 
 /// What is answered to commands whose keys are in several shards and that must be done as one.
 const CROSSSLOT: &str =
@@ -14,7 +14,8 @@ const CROSSSLOT: &str =
 
 /// Sees to a command on keys, if it is not to be simply run here.
 pub fn route(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Option<Next> {
-    if row.keys == Keys::NONE || !row.is(flag::WRITE | flag::READONLY) {
+    let of_slot = view::shard_of(turn.node, row, args);
+    if of_slot.is_none() && (row.keys == Keys::NONE || !row.is(flag::WRITE | flag::READONLY)) {
         return None;
     }
     if turn
@@ -25,9 +26,14 @@ pub fn route(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
     {
         return Some(refuse(turn, &founding::waiting(turn.node)));
     }
-    let Some(shard) = shard_of(turn.node, row, args) else {
+    let Some(shard) = of_slot.or_else(|| shard_of(turn.node, row, args)) else {
         return Some(refuse(turn, CROSSSLOT));
     };
+    if row.is(flag::WRITE) {
+        turn.client().wrote = Some(shard);
+    } else if may_be_stale(turn, shard) {
+        return Some(stale(turn, row, args));
+    }
     let is_led = turn.node.keyspace.is_leader(shard) && !super::is_handing(turn.node, shard);
     if !is_led || has_forwarded(turn.node, shard) {
         return Some(forward::command(turn, row, args, shard));
@@ -35,6 +41,19 @@ pub fn route(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
     match row.is(flag::WRITE) {
         true => None,
         false => Some(dispatch::read(turn, row, args, shard)),
+    }
+}
+
+/// Whether a read may be answered by this node's replica of a shard, whoever leads: the client said READONLY.
+fn may_be_stale(turn: &mut Turn<'_, '_, '_>, shard: u16) -> bool {
+    turn.client().takes_stale && !turn.node.keyspace.is_vacant(shard)
+}
+
+/// Answers a read by what this node knows, behind all that the client has asked before.
+fn stale(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
+    match turn.client().awaiting {
+        0 => dispatch::run_now(turn, row, args),
+        _ => Next::Settle,
     }
 }
 

@@ -7,13 +7,14 @@ use crate::command::parse;
 use crate::command::resolve;
 use crate::command::row::Row;
 use crate::command::table;
+use crate::command::verb::Verb;
 use crate::wire::reply::Reply;
 use crate::wire::request::Args;
 
 use super::super::turn::{Next, Turn};
 use super::super::{Node, dispatch, propose};
 use super::frames::{self, Command, NO_TOUCH, Outcome};
-use super::{incoming, membership, wishes};
+use super::{incoming, membership, wait, wishes};
 
 /// REPL FWD.
 pub fn commands(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
@@ -73,6 +74,9 @@ fn is_ready(node: &Node, shard: u16) -> bool {
 fn run(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>, command: &Command) -> Next {
     if let Some(wish) = wishes::parse(row.verb, args) {
         return membership::wish(turn, &wish);
+        if row.verb == Verb::Wait {
+            return wait::serve(turn, args, command.shard);
+        }
     }
     match parse::data(row, args, turn.node.at_ms) {
         Some(Ok(data)) if data.is_write() => propose::command(turn, row, &data, args),
