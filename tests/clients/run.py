@@ -21,6 +21,7 @@ import lifecycle  # noqa: E402,F401
 import bad_input  # noqa: E402,F401
 import importing  # noqa: E402,F401
 import backups  # noqa: E402,F401
+import clusters  # noqa: E402,F401
 
 
 class TookTooLong(Exception):

@@ -132,6 +132,58 @@ class Server:
         self.stop()
 
 
+class Cluster:
+    """Nodes that found a cluster together; use it with `with`."""
+
+    def __init__(self, count=3, options=()):
+        ports = set()
+        while len(ports) < count:
+            ports.add(free_port())
+        addresses = ",".join(f"127.0.0.1:{port}" for port in sorted(ports))
+        self.nodes = []
+        for port in sorted(ports):
+            node = Server(options=("--cluster", addresses, *options), data="data")
+            node.port = port
+            self.nodes.append(node)
+
+    def start(self, seconds=START_SECONDS):
+        """Start all nodes and wait until all see each other and a leader of every shard."""
+        for node in self.nodes:
+            node.launch()
+        deadline = time.monotonic() + seconds
+        while not all(self.is_ok(node, unreachable=0) for node in self.nodes):
+            if time.monotonic() > deadline:
+                text = "\n".join(node.log_text() for node in self.nodes)
+                self.stop()
+                raise RuntimeError(f"the cluster did not start\n{text}")
+            time.sleep(0.02)
+        return self
+
+    def is_ok(self, node, unreachable=None):
+        """Whether a node sees a leader of every shard, and misses so many nodes."""
+        try:
+            with Connection(node.port, timeout=2) as connection:
+                facts = connection.ask("CLUSTER", "INFO")
+        except (OSError, Incomplete, EOFError):
+            return False
+        if isinstance(facts, ErrorReply) or b"cluster_state:ok\r\n" not in facts:
+            return False
+        return unreachable is None or b"marline_nodes_unreachable:%d\r\n" % unreachable in facts
+
+    def ports(self):
+        return [node.port for node in self.nodes]
+
+    def stop(self):
+        for node in self.nodes:
+            node.stop()
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.stop()
+
+
 class Connection:
     """A raw socket that can send any bytes and read replies one by one."""
 
@@ -202,4 +254,4 @@ class Connection:
         self.close()
 
 
-__all__ = ["Connection", "ErrorReply", "ROOT", "STAND_IN", "Server", "free_port", "marline_binary"]
+__all__ = ["Cluster", "Connection", "ErrorReply", "ROOT", "STAND_IN", "Server", "free_port", "marline_binary"]
