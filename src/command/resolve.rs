@@ -73,8 +73,8 @@ const ABSENT: [(&[&str], &str); 5] = [
         "ERR a node is no replica of another: each shard has replicas, CLUSTER SHARDS shows where",
     ),
     (
-        &["MEET", "FORGET", "RESET"],
-        "ERR members are not changed by hand: a cluster is founded with --cluster and joined with --join",
+        &["RESET"],
+        "ERR a node is not emptied by hand: CLUSTER LEAVE, stop it, remove its directory",
     ),
     (
         &[

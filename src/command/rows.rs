@@ -12,7 +12,7 @@ const PEERS: u16 = flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI | flag::SKIP_SL
 
 /// One row for every [`Verb`], in its order.
 #[rustfmt::skip]
-pub static ROWS: [Row; 175] = [
+pub static ROWS: [Row; 178] = [
     Row { verb: Verb::Get, name: "get", arity: 2, flags: flag::READONLY | flag::FAST, keys: Keys::ONE, group: Group::String, since: "1.0.0",
         syntax: "key",
         summary: "The value of a key, or nil." },
@@ -514,6 +514,9 @@ pub static ROWS: [Row; 175] = [
     Row { verb: Verb::ClusterCountkeysinslot, name: "cluster|countkeysinslot", arity: 3, flags: 0, keys: Keys::NONE, group: Group::Cluster, since: "3.0.0",
         syntax: "slot",
         summary: "How many keys a slot has; looks at all keys of its shard." },
+    Row { verb: Verb::ClusterForget, name: "cluster|forget", arity: 3, flags: flag::ADMIN, keys: Keys::NONE, group: Group::Cluster, since: "3.0.0",
+        syntax: "node-id",
+        summary: "Lets a node go, be it there or dead: its replicas are made elsewhere, then it is no member any more." },
     Row { verb: Verb::ClusterGetkeysinslot, name: "cluster|getkeysinslot", arity: 4, flags: 0, keys: Keys::NONE, group: Group::Cluster, since: "3.0.0",
         syntax: "slot count",
         summary: "Some keys of a slot; looks at keys of its shard until there are enough." },
@@ -526,6 +529,12 @@ pub static ROWS: [Row; 175] = [
     Row { verb: Verb::ClusterKeyslot, name: "cluster|keyslot", arity: 3, flags: flag::LOADING, keys: Keys::NONE, group: Group::Cluster, since: "3.0.0",
         syntax: "key",
         summary: "The slot of a key." },
+    Row { verb: Verb::ClusterLeave, name: "cluster|leave", arity: 2, flags: flag::ADMIN, keys: Keys::NONE, group: Group::Cluster, since: "7.0.15",
+        syntax: "",
+        summary: "Lets this node go: its replicas are made elsewhere, then it is no member any more." },
+    Row { verb: Verb::ClusterMeet, name: "cluster|meet", arity: -4, flags: flag::ADMIN, keys: Keys::NONE, group: Group::Cluster, since: "3.0.0",
+        syntax: "ip port [cluster-bus-port]",
+        summary: "Takes in a node that is in no cluster yet." },
     Row { verb: Verb::ClusterMyid, name: "cluster|myid", arity: 2, flags: 0, keys: Keys::NONE, group: Group::Cluster, since: "3.0.0",
         syntax: "",
         summary: "This node's name." },

@@ -15,7 +15,7 @@ use crate::wire::reply::Dialect;
 use crate::wire::request::Args;
 
 use super::client::Silence;
-use super::cluster::{incoming, receiving, route, serve, status, view};
+use super::cluster::{incoming, membership, receiving, route, serve, status, view};
 use super::turn::{Answer, Next, Turn, Wait};
 use super::{
     backup, catalogue, clients, connection, help, info, keys, latency, monitor, notify, propose,
@@ -330,6 +330,9 @@ fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> N
         Verb::Exec => return transaction::exec(turn),
         Verb::Quit => return connection::quit(turn),
         Verb::Hello => connection::hello(turn, args),
+        Verb::ClusterForget | Verb::ClusterLeave | Verb::ClusterMeet => {
+            return membership::command(turn, row, args);
+        }
         Verb::Wait => return server::wait(turn, args),
         Verb::Backup => return backup::backup(turn, args),
         Verb::KeyRotate => return keys::rotate(turn),

@@ -27,7 +27,7 @@ use crate::shard::section::Base;
 
 use super::super::Node;
 use super::super::turn::Turn;
-use super::{FOUNDING_KEY, MAP_KEY, adopt, link};
+use super::{FOUNDING_KEY, MAP_KEY, adopt, link, membership};
 
 /// How long a founder that finds a cluster waits to be known there, in ticks.
 const FOUNDER_TICKS: u64 = 20;
@@ -106,6 +106,11 @@ fn tell(cx: &mut Cx<'_, Node>, address: SocketAddr) {
     let Some(called) = &link.called else { return };
     if called.cluster.is_some() || called.name == cluster.name {
         return;
+    }
+    if cluster.meeting.contains(&address) {
+        let (name, address) = (called.name.clone(), address.to_string());
+        let words = [&b"REPL"[..], b"JOIN", name.as_bytes(), address.as_bytes()];
+        return membership::ask(cx.app, &words);
     }
     let founding = founding.filter(|map| map.node_of(&called.name).is_some());
     if let Some(founding) = founding {

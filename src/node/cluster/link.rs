@@ -99,6 +99,19 @@ fn put(net: &mut Net<'_, Node>, conn: ConnId, verb: &str, frame: &[u8]) {
     net.write_to(conn, b"\r\n");
 }
 
+/// Dials all nodes of the map, those that are to be taken in, and nobody else.
+pub fn dial_known(cx: &mut Cx<'_, Node>) {
+    let Some(cluster) = &mut cx.app.cluster else {
+        return;
+    };
+    let Some(map) = &cluster.map else { return };
+    let there = map.nodes.values().filter(|node| !node.is_gone);
+    let mut wanted: Vec<SocketAddr> = there.map(|node| node.address).collect();
+    cluster.meeting.retain(|address| !wanted.contains(address));
+    wanted.extend(&cluster.meeting);
+    dial_all(cx, &wanted);
+}
+
 /// Dials all of these and nobody else.
 pub fn dial_all(cx: &mut Cx<'_, Node>, wanted: &[SocketAddr]) {
     let Some(cluster) = &mut cx.app.cluster else {

@@ -19,19 +19,22 @@
 //!
 //! [`handing`]: super::handing
 
-use crate::cluster::map::{META, Map, NodeId, Placement, ReplicaId};
+use crate::cluster::map::{self, META, Map, NodeId, Placement, ReplicaId};
 use crate::cluster::plan;
 use crate::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
+use crate::command::row::Row;
+use crate::command::verb::Verb;
 use crate::reactor::app::Cx;
 use crate::shard::Shard;
 use crate::shard::members::Change;
-use crate::wire::request::OwnedArgs;
+use crate::wire::request::{Args, OwnedArgs};
 
 use super::super::Node;
 use super::super::commit::{Item, Work};
 use super::super::turn::{Next, Turn};
+use super::view::DISABLED;
 use super::wishes::Wish;
-use super::{MAP_KEY, forward, handing, shown};
+use super::{MAP_KEY, forward, handing, link, shown};
 
 /// Entries that a learner may lack when it gets its vote.
 const LAG_MAX: u64 = 100;
@@ -180,6 +183,52 @@ pub fn wish(turn: &mut Turn<'_, '_, '_>, wish: &Wish) -> Next {
             Next::Go
         }
     }
+}
+
+/// CLUSTER FORGET, CLUSTER LEAVE, CLUSTER MEET.
+pub fn command(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
+    let Some(cluster) = &mut turn.node.cluster else {
+        turn.reply.error(DISABLED);
+        return Next::Go;
+    };
+    let text = |at: usize| String::from_utf8_lossy(args.at(at)).into_owned();
+    if row.verb == Verb::ClusterMeet {
+        let address = format!("{}:{}", text(2), text(3));
+        match address.parse() {
+            Ok(address) if map::is_address(address) => {
+                cluster.meeting.insert(address);
+                turn.reply.ok();
+                turn.net
+                    .call_later(std::time::Duration::ZERO, link::dial_known);
+            }
+            _ => turn
+                .reply
+                .error(&format!("ERR Invalid node address specified: {address}")),
+        }
+        return Next::Go;
+    }
+    let name = match row.verb {
+        Verb::ClusterLeave => cluster.name.clone(),
+        _ => text(2),
+    };
+    let node = cluster.map.as_ref().and_then(|map| {
+        let number = name
+            .parse()
+            .ok()
+            .filter(|node| map.nodes.contains_key(node));
+        map.node_of(&name).or(number)
+    });
+    let Some(node) = node else {
+        turn.reply
+            .error(&format!("ERR Unknown node {}", name.escape_debug()));
+        return Next::Go;
+    };
+    let mut wish = OwnedArgs::default();
+    let node = node.to_string();
+    [&b"REPL"[..], b"LEAVE", node.as_bytes()]
+        .into_iter()
+        .for_each(|word| wish.push(word));
+    forward::command(turn, row, wish.args(), META)
 }
 
 /// Sends a wish to the leader of the meta shard, for nobody who waits for the answer.

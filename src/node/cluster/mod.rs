@@ -37,7 +37,7 @@ pub mod view;
 pub mod wait;
 pub mod wishes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -92,6 +92,8 @@ pub struct Cluster {
     pub forwards: Forwards,
     /// Answers to other nodes that go out at the end of the turn, by the connection that they called on.
     pub answers: BTreeMap<ConnId, Vec<u8>>,
+    /// Addresses of nodes that are to be taken in.
+    pub meeting: BTreeSet<SocketAddr>,
     /// The shard that is being handed over.
     pub handing: Handing,
     /// The snapshot that is sent.
@@ -115,6 +117,7 @@ impl Cluster {
             links: BTreeMap::new(),
             forwards: Forwards::default(),
             answers: BTreeMap::new(),
+            meeting: BTreeSet::new(),
             handing: Handing::default(),
             sendings: Sendings::default(),
             receivings: BTreeMap::new(),
@@ -195,13 +198,10 @@ fn adopt(cx: &mut Cx<'_, Node>, map: Map) {
             map.shards
         );
     }
-    let is_there = |node: &&crate::cluster::map::Member| !node.is_gone;
-    let wanted = map.nodes.values().filter(is_there).map(|node| node.address);
-    let wanted: Vec<SocketAddr> = wanted.collect();
     let text = map.encode();
     let replicas = map.replicas_on(cluster.me);
     cluster.map = Some(map);
-    link::dial_all(cx, &wanted);
+    link::dial_known(cx);
     keep(cx, text);
     hold(cx.app, &replicas);
 }

@@ -74,9 +74,9 @@ fn is_ready(node: &Node, shard: u16) -> bool {
 fn run(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>, command: &Command) -> Next {
     if let Some(wish) = wishes::parse(row.verb, args) {
         return membership::wish(turn, &wish);
-        if row.verb == Verb::Wait {
-            return wait::serve(turn, args, command.shard);
-        }
+    }
+    if row.verb == Verb::Wait {
+        return wait::serve(turn, args, command.shard);
     }
     match parse::data(row, args, turn.node.at_ms) {
         Some(Ok(data)) if data.is_write() => propose::command(turn, row, &data, args),

@@ -34,11 +34,11 @@ use super::super::turn::Turn;
 use super::{Cluster, forward};
 
 /// What Redis answers when it is not in cluster mode.
-const DISABLED: &str = "ERR This instance has cluster support disabled";
+pub const DISABLED: &str = "ERR This instance has cluster support disabled";
 
 /// Whether this node is in a cluster, or is to found one.
 pub fn is_enabled(node: &Node) -> bool {
-    node.cluster.is_some() || !node.options.cluster.is_empty()
+    node.cluster.is_some() || !node.options.is_alone()
 }
 
 /// Redis's word for what kind of server this is.
