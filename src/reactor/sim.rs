@@ -20,11 +20,16 @@
 //!
 //! The network is flat: an address that somebody listens on is reachable from every node, whatever it is.
 //!
-//! Deliberately absent: disks, clock drift, lost datagrams. Threads are virtual: a job runs inline, after a while.
+//! **Whole clusters.** Each node is a reactor on a [`node`](SimNet::node) of its own, which the network knows by its
+//! number: links between them are [cut](SimNet::cut) or [slow](SimNet::set_link), a process
+//! [crashes](SimNet::crash) with its threads and another [begins](SimNet::again), or it is [paused](SimNet::pause).
+//!
+//! Deliberately absent: disks, clock drift, datagrams. Threads are virtual: a job runs inline, after a while.
 
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +37,7 @@ use std::time::Duration;
 
 use super::backend::{AcceptError, Backend, Job, Lane, Lookup, Raw, Ready, Wake};
 use super::limits::ListenOptions;
-use super::sim_world::{Event, World};
+use super::sim_world::{Event, Line, World};
 use super::timer::{Nanos, nanos};
 
 /// How unkind the network is.
@@ -108,6 +113,18 @@ impl SimNet {
     pub fn node(&self) -> SimBackend {
         let woken = Arc::new(AtomicBool::new(false));
         let node = self.world.borrow_mut().add_node(&woken);
+        SimBackend {
+            net: self.clone(),
+            node,
+            woken,
+            solo: false,
+        }
+    }
+
+    /// A backend for the next process of a node that has [crashed](Self::crash).
+    pub fn again(&self, node: usize) -> SimBackend {
+        let woken = Arc::new(AtomicBool::new(false));
+        self.world.borrow_mut().begin_life(node, &woken);
         SimBackend {
             net: self.clone(),
             node,
@@ -197,7 +214,51 @@ impl SimNet {
         self.world.borrow_mut().heal();
     }
 
-    /// Resets everything that a node has open, as happens when its process dies. Drop its reactor too.
+    /// Ends one cut.
+    pub fn mend(&self, from: usize, to: usize) {
+        self.world.borrow_mut().mend(from, to);
+    }
+
+    /// Makes a link (one direction) unlike all others: how long deliveries take, and how many of a hundred are lost,
+    /// which come later and hold up those behind them.
+    pub fn set_link(&self, from: usize, to: usize, delay: RangeInclusive<Nanos>, loss_percent: u8) {
+        let line = Line {
+            delay_min_ns: *delay.start(),
+            delay_max_ns: *delay.end(),
+            loss_percent,
+        };
+        self.world.borrow_mut().lines.insert((from, to), line);
+    }
+
+    /// Makes all links alike.
+    pub fn reset_links(&self) {
+        self.world.borrow_mut().lines.clear();
+    }
+
+    /// Stops a node (as SIGSTOP does) until [`resume`](Self::resume): its threads stand still, what reaches it waits.
+    /// Give its reactor no turns meanwhile.
+    pub fn pause(&self, node: usize) {
+        self.world.borrow_mut().pause(node, true);
+    }
+
+    /// Lets a paused node go on.
+    pub fn resume(&self, node: usize) {
+        self.world.borrow_mut().pause(node, false);
+    }
+
+    /// Whether a node has a reason to poll now.
+    pub fn calls(&self, node: usize) -> bool {
+        self.world.borrow().calls(node)
+    }
+
+    /// The longest time that jobs of a node wait for their thread, in nanoseconds: how slow its disk is. `None`: as
+    /// [`Faults`] says.
+    pub fn set_job_delay_max(&self, node: usize, delay_max_ns: Option<u64>) {
+        self.world.borrow_mut().nodes[node].job_delay_max_ns = delay_max_ns;
+    }
+
+    /// Resets everything that a node has open, as happens when its process dies; jobs that its threads have not got to
+    /// are gone. Drop its reactor too.
     pub fn crash(&self, node: usize) {
         self.world.borrow_mut().crash(node);
     }
@@ -337,15 +398,17 @@ impl Backend for SimBackend {
 
     fn spawn(&mut self, lane: Lane, job: Job) {
         let mut world = self.net.world.borrow_mut();
-        let longest = world.faults.job_delay_max_ns;
+        let (node, life) = (self.node, world.nodes[self.node].life);
+        let longest = world.nodes[node].job_delay_max_ns;
+        let longest = longest.unwrap_or(world.faults.job_delay_max_ns);
         let mut delay = world.rng.u64(0..=longest);
         if lane == Lane::Disk {
             // In order: none is done before the one that was given before it.
-            let free_at = world.nodes[self.node].disk_free_at.max(world.now) + delay;
-            world.nodes[self.node].disk_free_at = free_at;
+            let free_at = world.nodes[node].disk_free_at.max(world.now) + delay;
+            world.nodes[node].disk_free_at = free_at;
             delay = free_at - world.now;
         }
-        world.schedule(delay, Event::Job(job));
+        world.schedule(delay, Event::Job { node, life, job });
     }
 
     fn lookup(&mut self, name: &str) -> Lookup {

@@ -8,6 +8,10 @@
 //! short or blocks is followed by a writable edge. Each direction keeps its order. A receiver's window bounds what is
 //! on its way. Closing with unread input resets the peer, input for a closed socket does too, and **a reset destroys
 //! what its receiver has not read**: forget to linger and the last words are gone.
+//!
+//! A link between two nodes has a direction, and may be cut, slow or lossy. What is lost on the way comes later, as TCP
+//! sends it again, and holds up what is behind it. A node that is paused neither polls nor gets its jobs done; what
+//! reaches it waits.
 
 use std::cmp;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
@@ -34,14 +38,28 @@ pub(super) enum Event {
     Syn { client: Raw, to: SocketAddr },
     /// Its answer comes back.
     Answer {
+        /// The node that answers, if there is one.
+        from: Option<usize>,
         client: Raw,
         result: Result<(), ErrorKind>,
     },
     /// A writer may write again.
     Unblock { raw: Raw },
-    /// A job's thread gets to it.
-    Job(Job),
+    /// A job's thread gets to it, if the process of the node still lives.
+    Job { node: usize, life: u64, job: Job },
 }
+
+/// How a link is, in one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) delay_min_ns: Nanos,
+    pub(super) delay_max_ns: Nanos,
+    /// Deliveries that are lost and sent again, of a hundred.
+    pub(super) loss_percent: u8,
+}
+
+/// After so long what was lost is sent again.
+const RESEND_NANOS: Nanos = 200_000_000;
 
 struct Scheduled {
     at: Nanos,
@@ -113,6 +131,11 @@ pub(super) struct Node {
     pub(super) wall_skew_ms: i64,
     /// When its disk thread is done with what it was given.
     pub(super) disk_free_at: Nanos,
+    /// The longest time its jobs wait for their thread, if not that of all.
+    pub(super) job_delay_max_ns: Option<Nanos>,
+    pub(super) is_paused: bool,
+    /// Which of its processes it is, counted.
+    pub(super) life: u64,
     /// Somebody called its waker since its last poll.
     woken: Arc<AtomicBool>,
 }
@@ -130,6 +153,10 @@ pub(super) struct World {
     next_raw: Raw,
     next_port: u16,
     listeners: BTreeMap<SocketAddr, Raw>,
+    /// The node of each socket that there ever was.
+    owners: Vec<usize>,
+    /// Links between nodes that are not as all others.
+    pub(super) lines: BTreeMap<(usize, usize), Line>,
     /// Pairs of nodes, by direction, between which nothing is delivered.
     cut: BTreeSet<(usize, usize)>,
     /// What could not be delivered for that reason, in order.
@@ -154,6 +181,8 @@ impl World {
             next_raw: 0,
             next_port: FIRST_PORT,
             listeners: BTreeMap::new(),
+            owners: Vec::new(),
+            lines: BTreeMap::new(),
             cut: BTreeSet::new(),
             held: Vec::new(),
         }
@@ -167,9 +196,17 @@ impl World {
             descriptors: 0,
             wall_skew_ms: 0,
             disk_free_at: 0,
+            job_delay_max_ns: None,
+            is_paused: false,
+            life: 0,
             woken: Arc::clone(woken),
         });
         self.nodes.len() - 1
+    }
+
+    /// The process of a node is another one now, with its own waker; the one before has crashed.
+    pub(super) fn begin_life(&mut self, node: usize, woken: &Arc<AtomicBool>) {
+        self.nodes[node].woken = Arc::clone(woken);
     }
 
     // Time.
@@ -207,9 +244,41 @@ impl World {
         self.rng.u64(min..=max.max(min))
     }
 
+    /// How long something is on its way from one node to another.
+    fn delay_of(&mut self, from: Option<usize>, to: Option<usize>) -> Nanos {
+        let line = from.zip(to).and_then(|pair| self.lines.get(&pair).copied());
+        let Some(line) = line else {
+            return self.delay();
+        };
+        let least = line.delay_min_ns;
+        let mut delay = self.rng.u64(least..=line.delay_max_ns.max(least));
+        while self.rng.u8(..100) < line.loss_percent.min(90) {
+            delay += RESEND_NANOS;
+        }
+        delay
+    }
+
+    /// The node that a socket is of, or was.
+    fn owner(&self, raw: Raw) -> Option<usize> {
+        self.owners.get(raw).copied()
+    }
+
+    /// The node that something comes from.
+    fn sender(&self, event: &Event) -> Option<usize> {
+        match event {
+            Event::Arrive { from, .. } | Event::Fin { from, .. } | Event::Reset { from, .. } => {
+                self.owner(*from)
+            }
+            Event::Answer { from, .. } => *from,
+            Event::Syn { client, .. } => self.owner(*client),
+            Event::Unblock { .. } | Event::Job { .. } => None,
+        }
+    }
+
     /// Schedules a delivery to `to` behind those before it.
     fn deliver(&mut self, to: Raw, event: Event) {
-        let mut at = self.now + self.delay();
+        let from = self.sender(&event);
+        let mut at = self.now + self.delay_of(from, self.owner(to));
         if let Some(sock) = self.socks.get_mut(&to) {
             at = at.max(sock.not_before);
             sock.not_before = at;
@@ -237,11 +306,11 @@ impl World {
             Event::Fin { to, .. } => self.end_of_stream(to),
             Event::Reset { to, .. } => self.reset(to),
             Event::Syn { client, to } => self.syn(client, to),
-            Event::Answer { client, result } => self.answer(client, result),
+            Event::Answer { client, result, .. } => self.answer(client, result),
             Event::Unblock { raw } => self.unblock(raw),
-            Event::Job(job) => {
+            Event::Job { node, life, job } => {
                 self.note(7, 0, 0);
-                return Some(job);
+                return Some(job).filter(|_| self.nodes[node].life == life);
             }
         }
         None
@@ -251,18 +320,22 @@ impl World {
         let (from, to) = match event {
             Event::Arrive { from, to, .. }
             | Event::Fin { from, to }
-            | Event::Reset { from, to } => (*from, *to),
-            Event::Syn { client, to } => match self.listeners.get(to) {
-                Some(listener) => (*client, *listener),
-                None => return false,
-            },
-            _ => return false,
+            | Event::Reset { from, to } => (self.owner(*from), self.owner(*to)),
+            Event::Syn { client, to } => {
+                let listener = self.listeners.get(to);
+                (
+                    self.owner(*client),
+                    listener.and_then(|raw| self.owner(*raw)),
+                )
+            }
+            Event::Answer { from, client, .. } => (*from, self.owner(*client)),
+            Event::Job { node, life, .. } => {
+                let node = &self.nodes[*node];
+                return node.is_paused && node.life == *life;
+            }
+            Event::Unblock { .. } => return false,
         };
-        let node = |raw: Raw| self.socks.get(&raw).map(|sock| sock.node);
-        match (node(from), node(to)) {
-            (Some(from), Some(to)) => self.cut.contains(&(from, to)),
-            _ => false,
-        }
+        from.zip(to).is_some_and(|pair| self.cut.contains(&pair))
     }
 
     fn arrive(&mut self, from: Raw, to: Raw, bytes: &[u8]) {
@@ -314,14 +387,14 @@ impl World {
             (listener, room, self.socks.contains_key(&client))
         else {
             let delay = self.delay();
-            self.schedule(
-                delay,
-                Event::Answer {
-                    client,
-                    result: Err(ErrorKind::ConnectionRefused),
-                },
-            );
-            return;
+            let from = listener.and_then(|raw| self.owner(raw));
+            let result = Err(ErrorKind::ConnectionRefused);
+            let answer = Event::Answer {
+                from,
+                client,
+                result,
+            };
+            return self.schedule(delay, answer);
         };
         let server = self.insert(node, State::Up, to);
         self.link(client, server);
@@ -332,6 +405,7 @@ impl World {
         self.deliver(
             client,
             Event::Answer {
+                from: Some(node),
                 client,
                 result: Ok(()),
             },
@@ -389,25 +463,50 @@ impl World {
     /// Ends all cuts; what was held is delivered, in order.
     pub(super) fn heal(&mut self) {
         self.cut.clear();
+        self.release();
+    }
+
+    /// Ends one cut.
+    pub(super) fn mend(&mut self, from: usize, to: usize) {
+        self.cut.remove(&(from, to));
+        self.release();
+    }
+
+    /// Stops a node, or lets it go on.
+    pub(super) fn pause(&mut self, node: usize, is_paused: bool) {
+        self.nodes[node].is_paused = is_paused;
+        self.release();
+    }
+
+    /// Lets happen what was held, in order, as far as it is not held still.
+    fn release(&mut self) {
         for event in std::mem::take(&mut self.held) {
             self.schedule(0, event);
         }
     }
 
     /// Closes everything a node has open, as the kernel does for a process that dies.
-    pub(super) fn crash(&mut self, node: usize) {
+    pub(super) fn crash(&mut self, number: usize) {
         let raws: Vec<Raw> = self
             .socks
             .iter()
-            .filter(|(_, sock)| sock.node == node)
+            .filter(|(_, sock)| sock.node == number)
             .map(|(raw, _)| *raw)
             .collect();
         for raw in raws {
             self.close(raw, true);
         }
-        self.nodes[node].edges.clear();
-        self.nodes[node].stale.clear();
-        self.nodes[node].woken.store(false, Ordering::Release);
+        let node = &mut self.nodes[number];
+        node.edges.clear();
+        node.stale.clear();
+        node.woken.store(false, Ordering::Release);
+        node.life += 1;
+        (node.disk_free_at, node.is_paused) = (0, false);
+        // Nobody is there to send again what was cut off.
+        let held = std::mem::take(&mut self.held).into_iter();
+        let of_others = |event: &Event| self.sender(event) != Some(number);
+        self.held = held.filter(of_others).collect();
+        self.release();
     }
 
     /// Sockets that a node has open, those not yet accepted included.

@@ -15,7 +15,8 @@ impl World {
     /// `node` has a reason to poll now.
     pub(in crate::reactor) fn calls(&self, node: usize) -> bool {
         let node = &self.nodes[node];
-        !node.edges.is_empty() || !node.stale.is_empty() || node.woken.load(Ordering::Acquire)
+        let has_edges = !node.edges.is_empty() || !node.stale.is_empty();
+        !node.is_paused && (has_edges || node.woken.load(Ordering::Acquire))
     }
 
     /// Reports a node's edges, in an order of the generator's choosing.
@@ -49,6 +50,7 @@ impl World {
     pub(super) fn insert(&mut self, node: usize, state: State, local: SocketAddr) -> Raw {
         let raw = self.next_raw;
         self.next_raw += 1;
+        self.owners.push(node);
         self.socks.insert(
             raw,
             Sock {
@@ -165,7 +167,8 @@ impl World {
         if let Some(sock) = self.socks.get_mut(&raw) {
             sock.token = Some(token);
         }
-        let delay = self.delay();
+        let listener = self.listeners.get(&to).copied();
+        let delay = self.delay_of(Some(node), listener.and_then(|raw| self.owner(raw)));
         self.schedule(delay, Event::Syn { client: raw, to });
         Ok(raw)
     }
