@@ -348,6 +348,9 @@ fn conclude_committed(cx: &mut Cx<'_, Node>) -> bool {
         // One that waited for another of its batch has gone on with that.
         conclude_shard(cx, shard);
         cx.app.keyspace.settle(shard);
+        // What is read, and until when keys live, is reckoned from where the log is.
+        let at_ms = cx.app.keyspace.shards()[shard].applied().at_ms;
+        cx.app.stamp(at_ms);
         if cx.app.keyspace.shards()[shard].number() == META {
             cluster::meta_changed(cx);
         }

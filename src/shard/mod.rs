@@ -15,7 +15,8 @@
 //! - A replica that is alone in its group elects itself, needs no ticks, and commits what is on its own disk. The
 //!   others exchange messages, which somebody else carries.
 //! - What one replica removes, all must: a key past its time is removed only as of a time stamp of the log, so that
-//!   no later entry finds it alive on one and not on another.
+//!   no later entry finds it alive on one and not on another. So a shard's time never runs backwards either, whatever
+//!   the clocks of its leaders say: an entry counts as of the latest stamp up to it.
 //!
 //! The rooms: [`group`](self) (raft), `log` (what raft asks for), `lease` (until when a leader may answer reads),
 //! [`members`] (who is in a group), [`peer`] (raft's messages as bytes, and which of them to believe), [`section`] (log
@@ -230,12 +231,12 @@ impl Shard {
             .map(|entry| (entry.index, entry.term))
     }
 
-    /// The time stamp of the next change that [`apply_next`](Self::apply_next) will apply; `None` when nothing
-    /// committed is left.
+    /// As of when the next change will be applied by [`apply_next`](Self::apply_next): the entry's time stamp, or that
+    /// of one before it, if a leader before had a clock that was ahead. `None` when nothing committed is left.
     pub fn next_at_ms(&mut self) -> Option<u64> {
         while let Some(entry) = self.group.committed() {
             if !entry.is_members && !entry.changes.is_empty() {
-                return Some(entry.at_ms);
+                return Some(entry.at_ms.max(self.applied.at_ms));
             }
             self.finish_entry();
         }

@@ -258,7 +258,7 @@ impl Recovery {
             self.apply_members(&entry)?;
         } else if let Some((stamp, changes)) = section::body(&entry.data)? {
             at_ms = at_ms.max(stamp);
-            self.apply_changes(entry.index, changes, stamp)?;
+            self.apply_changes(entry.index, changes, at_ms)?;
         }
         self.applied = Applying {
             index: entry.index,
