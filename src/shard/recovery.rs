@@ -216,17 +216,17 @@ impl Recovery {
         if entry.index <= self.applied.index {
             return Ok(());
         }
+        // Left of an earlier log, behind what a snapshot holds of the one that took its place; so is what follows it.
+        if entry.term < self.applied.term {
+            self.log.cut(entry.index - 1);
+            return Ok(());
+        }
         if entry.index > self.log.last() + 1 {
             return Err(self.wrong(&format!(
                 "entry {} is missing, the next one is {}",
                 self.log.last() + 1,
                 entry.index
             )));
-        }
-        // What was left of an earlier log when a snapshot took its place.
-        if entry.term < self.applied.term {
-            self.log.cut(entry.index - 1);
-            return Ok(());
         }
         self.log.cut(entry.index - 1);
         if !(self.log.last_term()..=term).contains(&entry.term) || entry.index > NUMBER_MAX {
@@ -445,6 +445,23 @@ mod tests {
             let refused = take_in(&sections).expect_err(reason);
             assert!(refused.contains(reason), "{refused}");
         }
+    }
+
+    #[test]
+    fn entries_that_were_replaced_before_the_snapshot_are_left_out() {
+        let mut part = Shard::new(0, HashSeed(1, 2)).part();
+        (part.applied.index, part.applied.term) = (8, 5);
+        (part.state.term, part.state.commit) = (5, 8);
+        let mut recovery = Recovery::new(0, HashSeed(1, 2));
+        recovery.begin_from(&part, 0);
+        let replaced = [(8, 4, &b""[..]), (9, 4, b""), (10, 4, b"")];
+        for entry in replaced {
+            assert_eq!(recovery.section(&section(4, &[entry])), Ok(()));
+        }
+        assert_eq!(recovery.section(&section(5, &[(8, 5, b"")])), Ok(()));
+        assert_eq!(recovery.last_index(), 8);
+        assert_eq!(recovery.section(&section(5, &[(9, 5, b"")])), Ok(()));
+        assert_eq!(recovery.last_index(), 9);
     }
 
     #[test]
