@@ -171,6 +171,11 @@ impl Flight {
         number
     }
 
+    /// Whether the record of this number is as durable as was asked for.
+    pub fn is_kept(&self, number: u64) -> bool {
+        number < self.number && self.under_way.is_none_or(|under_way| number < under_way)
+    }
+
     /// The record that gathers, and its number.
     pub fn gathering(&mut self) -> (&mut Vec<u8>, u64) {
         (&mut self.record, self.number)
@@ -260,15 +265,41 @@ fn close(cx: &mut Cx<'_, Node>) -> bool {
 /// Items that change nothing run behind what is under way, or now.
 fn without_changes(cx: &mut Cx<'_, Node>, lane: usize, items: Vec<Item>) -> bool {
     if let Err(items) = cx.app.commits.join(lane, items) {
-        settle(cx, lane, items);
+        let number = cx.app.keyspace.shards()[lane].number();
+        let is_first = !cx.app.commits.is_stalled(lane);
+        let can_read = !cx.app.commits.is_split()
+            || is_first && cx.app.keyspace.can_read(number, cx.net.clock());
+        settle(cx, lane, items, can_read);
     }
     true
 }
 
-/// Concludes a batch of a lane. Reads of a shard of which this node does not know that it leads it wait until it does.
-fn settle(cx: &mut Cx<'_, Node>, lane: usize, items: Vec<Item>) {
+/// Concludes a batch whose entries are committed, `proposed` items with them and the others behind them. A read among
+/// the former stands in the log where they do, and is as right as they are. One that came later is right as long as
+/// this node leads: nothing can have been acknowledged but what is in front of it.
+fn settle_batch(
+    cx: &mut Cx<'_, Node>,
+    lane: usize,
+    mut items: Vec<Item>,
+    proposed: usize,
+    term: u64,
+) {
+    let later = items.split_off(proposed);
     let number = cx.app.keyspace.shards()[lane].number();
-    if !cx.app.commits.is_split() || cx.app.keyspace.can_read(number, cx.net.clock()) {
+    let can_read = later.is_empty()
+        || !cx.app.commits.is_split()
+        || (cx.app.keyspace).can_read_behind(number, term, cx.net.clock());
+    if can_read {
+        items.extend(later);
+        return conclude(cx, items, Fate::Kept);
+    }
+    conclude(cx, items, Fate::Kept);
+    settle(cx, lane, later, false);
+}
+
+/// Concludes items of a lane. Reads of a shard of which this node does not know that it leads it wait until it does.
+fn settle(cx: &mut Cx<'_, Node>, lane: usize, items: Vec<Item>, can_read: bool) {
+    if can_read {
         return conclude(cx, items, Fate::Kept);
     }
     let is_read = |item: &Item| matches!(item.work, Work::Run(_)) && item.flags & INNER == 0;
@@ -372,7 +403,9 @@ fn conclude_shard(cx: &mut Cx<'_, Node>, shard: usize) {
     while let Some((index, term)) = cx.app.keyspace.next_committed(shard) {
         match cx.app.commits.committed(shard, index, term) {
             Committed::Later => return,
-            Committed::Concluded(items) => settle(cx, shard, items),
+            Committed::Concluded(items, proposed) => {
+                settle_batch(cx, shard, items, proposed, term);
+            }
             Committed::Lost(items) => conclude(cx, items, Fate::Moved),
             Committed::Unawaited => {
                 let node = &mut *cx.app;

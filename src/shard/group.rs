@@ -280,9 +280,19 @@ impl Group {
         if self.is_alone() {
             return true;
         }
-        let has_all =
-            self.raft.raft.commit_to_current_term() && applied >= self.raft.raft.raft_log.committed;
-        self.is_leader() && !self.is_transferring() && has_all && self.lease.is_valid(now)
+        let raft = &self.raft.raft;
+        let has_all = raft.commit_to_current_term() && applied >= raft.raft_log.committed;
+        has_all && self.is_leading(now)
+    }
+
+    /// Whether what is applied up to an entry of `term`, which this replica proposed, may be read so.
+    pub(super) fn can_read_behind(&self, term: u64, now: u64) -> bool {
+        self.is_alone() || self.raft.raft.term == term && self.is_leading(now)
+    }
+
+    /// Whether nobody else can lead now.
+    fn is_leading(&self, now: u64) -> bool {
+        self.is_leader() && !self.is_transferring() && self.lease.is_valid(now)
     }
 
     /// Begins a round of heartbeats for a lease, if one is needed; whether there is something to send.

@@ -146,6 +146,12 @@ impl Shard {
         self.group.can_read(self.applied.index, now)
     }
 
+    /// Whether what is applied here up to a committed entry of `term`, which this replica proposed, holds all that was
+    /// ever acknowledged, at `now` nanoseconds of the node's clock.
+    pub fn can_read_behind(&self, term: u64, now: u64) -> bool {
+        self.group.can_read_behind(term, now)
+    }
+
     /// Begins to renew what [`can_read`](Self::can_read) rests upon, if that is needed.
     pub fn renew_lease(&mut self, now: u64) -> bool {
         self.group.renew_lease(now)

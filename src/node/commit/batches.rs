@@ -7,6 +7,7 @@
 //! All items of a node that is alone are in one lane, and so in one batch over all shards: their entries are in one
 //! record, and commit together. In a cluster each shard has its lane: it may commit late, or never.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 
 use slab::Slab;
@@ -38,6 +39,8 @@ struct Hold {
 /// Items whose entries are in the logs.
 struct Batch {
     items: Vec<Item>,
+    /// How many of them were there when its entries were proposed.
+    proposed: usize,
     /// How many of its entries are not committed.
     left: usize,
     /// Indices of the shards that have one.
@@ -61,9 +64,9 @@ pub(super) enum Committed {
     Unawaited,
     /// The batch has to wait for its other entries.
     Later,
-    /// It was the last of its batch.
-    Concluded(Vec<Item>),
-    /// Another entry stands where that of a batch stood: the batch was not done.
+    /// It was the last of its batch; how many of the items were there when it was proposed.
+    Concluded(Vec<Item>, usize),
+    /// The log went on in a later term without the entry of a batch: the batch was not done.
     Lost(Vec<Item>),
 }
 
@@ -173,12 +176,18 @@ impl Commits {
         items
     }
 
-    /// Items of entries that were proposed now: shard, index and term of each.
-    pub(super) fn begin(&mut self, items: Vec<Item>, at: &[(usize, u64, u64)]) {
+    /// Items of entries that were proposed now: shard, index and term of each. Reads that wait go with them, in front.
+    pub(super) fn begin(&mut self, mut items: Vec<Item>, at: &[(usize, u64, u64)]) {
         self.underway += items.len();
+        if let &[(shard, ..)] = at
+            && let Some(reads) = self.stalled.remove(&shard)
+        {
+            items.splice(0..0, reads);
+        }
         self.serial += 1;
         let serial = self.serial;
         let batch = self.batches.insert(Batch {
+            proposed: items.len(),
             items,
             left: at.len(),
             shards: at.iter().map(|&(shard, ..)| shard).collect(),
@@ -209,23 +218,27 @@ impl Commits {
         Ok(())
     }
 
-    /// What the next committed entry of a shard means for the batches.
+    /// What the next committed entry of a shard means for the batches. Neither terms nor indices go back in a log: so
+    /// what was proposed in an earlier term and is not in it up to here never will be, wherever it stood, and whatever
+    /// this node has proposed since, leading again.
     pub(super) fn committed(&mut self, shard: usize, index: u64, term: u64) -> Committed {
         let Some(entry) = self.entries[shard].front_mut() else {
             return Committed::Unawaited;
         };
-        if entry.index > index {
-            return Committed::Unawaited;
-        }
         let batch = entry.batch;
-        if (entry.index, entry.term) != (index, term) {
-            return Committed::Lost(self.end(batch));
+        match (entry.term, entry.index).cmp(&(term, index)) {
+            Ordering::Greater => return Committed::Unawaited,
+            Ordering::Less => return Committed::Lost(self.end(batch)),
+            Ordering::Equal => {}
         }
         if !std::mem::replace(&mut entry.is_committed, true) {
             self.batches[batch].left -= 1;
         }
         match self.batches[batch].left {
-            0 => Committed::Concluded(self.end(batch)),
+            0 => {
+                let proposed = self.batches[batch].proposed;
+                Committed::Concluded(self.end(batch), proposed)
+            }
             _ => Committed::Later,
         }
     }
@@ -250,12 +263,26 @@ impl Commits {
         items
     }
 
-    /// Lets reads of a shard wait until this node knows that it leads it.
+    /// Lets reads of a shard wait until this node knows that it leads it, or until the next batch of the shard is
+    /// committed, which was or will be proposed behind them: then they stand in the log in front of it.
     pub(super) fn stall(&mut self, shard: usize, reads: Vec<Item>) {
-        if !reads.is_empty() {
-            self.underway += reads.len();
-            self.stalled.entry(shard).or_default().extend(reads);
+        if reads.is_empty() {
+            return;
         }
+        self.underway += reads.len();
+        let next = self.entries[shard].front().map(|entry| entry.batch);
+        match next.and_then(|batch| self.batches.get_mut(batch)) {
+            Some(batch) => {
+                batch.proposed += reads.len();
+                batch.items.splice(0..0, reads);
+            }
+            None => self.stalled.entry(shard).or_default().extend(reads),
+        }
+    }
+
+    /// Whether reads of a shard wait so.
+    pub(super) fn is_stalled(&self, shard: usize) -> bool {
+        self.stalled.contains_key(&shard)
     }
 
     /// Shards with reads that wait so.

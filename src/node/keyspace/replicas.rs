@@ -107,10 +107,19 @@ impl Keyspace {
     /// Whether this node may answer reads of a shard now. The value must have been read before the clock; if not, it is
     /// seen to that it soon may.
     pub fn can_read(&mut self, number: u16, now: u64) -> bool {
+        self.can_read_if(number, now, |shard| shard.can_read(now))
+    }
+
+    /// The same behind an entry of `term`, which is applied or will be in this turn.
+    pub fn can_read_behind(&mut self, number: u16, term: u64, now: u64) -> bool {
+        self.can_read_if(number, now, |shard| shard.can_read_behind(term, now))
+    }
+
+    fn can_read_if(&mut self, number: u16, now: u64, can: impl Fn(&Shard) -> bool) -> bool {
         let index = self.index_of_number(number);
         self.was_read[index] = true;
         let shard = self.shard_mut(number);
-        if shard.can_read(now) {
+        if can(shard) {
             return true;
         }
         if shard.renew_lease(now) {
@@ -208,5 +217,6 @@ impl Keyspace {
     /// Stands for election in a shard that was founded just now.
     pub fn campaign(&mut self, number: u16) {
         self.shard_mut(number).campaign();
+        self.mark(self.index_of_number(number));
     }
 }
