@@ -3,12 +3,15 @@
 //! ```text
 //!   every node        dials all of --cluster, and says that it is new
 //!   the first of them has met all the others, all new ─▶ makes the map, and sends it: REPL FOUND
-//!   every node        keeps what its replicas begin with, then takes part
+//!   every node        keeps what its replicas begin with, then tells all the others that are still new, and takes part
 //! ```
 //!
 //! The first is the one with the lowest address, so that nobody needs to agree on it. A founder that was away meanwhile
 //! is sent the map when it comes back and still says, under the name that is in the map, that it is new: a name stands
 //! for what a node remembers, and goes with it.
+//!
+//! Nobody tells what it does not keep: a node that died in between would found another cluster. And everybody tells,
+//! so that it does not matter who dies meanwhile.
 //!
 //! The first map is an entry that all replicas of the meta shard begin with, not one of its log: all logs begin behind
 //! entry 1, which nobody has.
@@ -62,7 +65,10 @@ pub fn met(cx: &mut Cx<'_, Node>, address: SocketAddr) {
         return;
     };
     if cluster.map.is_some() {
-        return tell(cx, address);
+        return match cluster.begun {
+            Some(Begun { is_told: false, .. }) => {}
+            _ => tell(cx, address),
+        };
     }
     let list = &cx.app.options.cluster;
     if list.iter().min() != Some(&cluster.address) {
@@ -86,9 +92,6 @@ pub fn met(cx: &mut Cx<'_, Node>, address: SocketAddr) {
         Ok(map) => {
             log::info!("founded the cluster {id:016x}");
             begin_replicas(cx, map);
-            let links = cx.app.cluster.as_ref().map(|cluster| cluster.links.keys());
-            let links: Vec<SocketAddr> = links.into_iter().flatten().copied().collect();
-            links.into_iter().for_each(|address| tell(cx, address));
         }
         Err(reason) => log::error!("no cluster can be founded: {reason}"),
     }
@@ -189,6 +192,7 @@ fn begin_replicas(cx: &mut Cx<'_, Node>, map: Map) {
         node.keyspace = super::super::keyspace::Keyspace::vacant(map.shards, node.hash_seed);
         node.commits.set_shards(usize::from(map.shards) + 1);
     }
+    let mut preferred = Vec::new();
     for (shard, replica) in map.replicas_on(me) {
         let members: Vec<u64> = map.voters(shard).iter().map(|replica| replica.0).collect();
         let changes = if shard == META {
@@ -199,10 +203,50 @@ fn begin_replicas(cx: &mut Cx<'_, Node>, map: Map) {
         let base = Recovery::founding(replica.0, &Members::of(&members), changes);
         begin_replica(node, shard, &base);
         if map.voters(shard).first() == Some(&replica) {
+            preferred.push(shard);
+        }
+    }
+    let (_, record) = node.flight.gathering();
+    if let Some(cluster) = &mut node.cluster {
+        cluster.begun = Some(Begun {
+            record,
+            preferred,
+            is_told: false,
+        });
+    }
+    adopt(cx, map);
+}
+
+/// What is left to do for a founder whose replicas have begun.
+pub struct Begun {
+    /// The record that they are kept in.
+    record: u64,
+    /// Shards that this node is to lead.
+    preferred: Vec<u16>,
+    /// Whether the others have been told.
+    is_told: bool,
+}
+
+/// At every tick: goes on where the replicas have begun. The others are told first, then elections are held.
+pub fn tend(cx: &mut Cx<'_, Node>) {
+    let node = &mut *cx.app;
+    let Some(cluster) = &mut node.cluster else {
+        return;
+    };
+    let Some(begun) = &mut cluster.begun else {
+        return;
+    };
+    if !begun.is_told && node.flight.is_kept(begun.record) {
+        begun.is_told = true;
+        let links: Vec<SocketAddr> = cluster.links.keys().copied().collect();
+        links.into_iter().for_each(|address| tell(cx, address));
+    } else if begun.is_told {
+        let preferred = std::mem::take(&mut begun.preferred);
+        cluster.begun = None;
+        for shard in preferred {
             node.keyspace.campaign(shard);
         }
     }
-    adopt(cx, map);
 }
 
 fn begin_replica(node: &mut Node, shard: u16, base: &Base) {

@@ -86,6 +86,8 @@ pub struct Cluster {
     pub me: NodeId,
     /// The latest map that was applied here.
     pub map: Option<Map>,
+    /// What is left to do of the founding.
+    pub begun: Option<founding::Begun>,
     /// What this node dials.
     pub links: BTreeMap<SocketAddr, Link>,
     /// Commands for other nodes.
@@ -114,6 +116,7 @@ impl Cluster {
             address,
             me: 0,
             map: None,
+            begun: None,
             links: BTreeMap::new(),
             forwards: Forwards::default(),
             answers: BTreeMap::new(),
@@ -248,6 +251,7 @@ fn tick(cx: &mut Cx<'_, Node>) {
     cx.net.call_later(TICK, tick);
     let now = cx.net.clock();
     cx.app.keyspace.tick(now);
+    founding::tend(cx);
     forward::tend(cx);
     sending::tend(cx);
     give_up_orphaned(cx);
