@@ -11,6 +11,8 @@
 //! - A command that came back undone goes again. One whose link broke goes again if it only reads; if it writes,
 //!   nobody knows, and its client is told so: it may be done, or never be, but not twice.
 //! - What is passed on is not passed on again: who does not lead says so.
+//! - What was passed on to a node that leads no longer, and does not answer either, is given up after [`SILENCE_TICKS`]
+//!   as if the link had broken: it may be a machine that is gone without a word.
 //! - What finds no leader for [`WAIT_MAX`] is refused: it was not done.
 
 use std::collections::BTreeMap;
@@ -40,6 +42,8 @@ const SERIAL_MAX: u32 = u32::MAX >> 1;
 const WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long one that was passed on may be unanswered.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// For how many ticks a node that leads no longer may leave what was passed on to it unanswered.
+const SILENCE_TICKS: u32 = 10;
 
 /// What is answered when no leader was found in time.
 const NO_LEADER: &str = "CLUSTERDOWN the shard has no leader that can be reached: nothing was done";
@@ -75,6 +79,8 @@ struct Route {
     node: NodeId,
     /// How many.
     count: usize,
+    /// For how many ticks another node has led.
+    stale_ticks: u32,
     /// Keys in [`Forwards::all`] of those that wait, in the order in which they came.
     waiting: BTreeMap<u64, usize>,
     /// Who leads, as somebody said who should know.
@@ -394,4 +400,29 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
     give_up(cx, |forward| {
         forward.node != 0 && is_old(forward, ANSWER_MAX)
     });
+    give_up_stale(cx);
+}
+
+/// Gives up what was passed on to nodes that lead no longer and say nothing.
+fn give_up_stale(cx: &mut Cx<'_, Node>) {
+    let Some(cluster) = &cx.app.cluster else {
+        return;
+    };
+    let busy = |(&shard, route): (&u16, &Route)| (route.count > 0).then_some((shard, route.node));
+    let busy: Vec<(u16, NodeId)> = cluster.forwards.routes.iter().filter_map(busy).collect();
+    for (shard, node) in busy {
+        let is_stale = leader_of(cx.app, shard).is_some_and(|leader| leader != node);
+        let Some(cluster) = &mut cx.app.cluster else {
+            return;
+        };
+        let Some(route) = cluster.forwards.routes.get_mut(&shard) else {
+            continue;
+        };
+        route.stale_ticks = if is_stale { route.stale_ticks + 1 } else { 0 };
+        if route.stale_ticks > SILENCE_TICKS {
+            route.stale_ticks = 0;
+            give_up(cx, |forward| forward.shard == shard && forward.node == node);
+            pump(cx.app, shard);
+        }
+    }
 }
