@@ -1,7 +1,9 @@
 //! What people look at: how the shards stand, as this node sees it.
 
 use crate::cluster::map::ReplicaId;
+use crate::shard::{Applying, Shard};
 
+use super::super::Node;
 use super::super::turn::Turn;
 use super::shown;
 
@@ -41,4 +43,41 @@ pub fn status(turn: &mut Turn<'_, '_, '_>) {
     lines
         .iter()
         .for_each(|line| turn.reply.bulk(line.as_bytes()));
+}
+
+/// How a replica of this node stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// The shard.
+    pub shard: u16,
+    /// Whether it leads its group.
+    pub is_leader: bool,
+    /// The term that it is in.
+    pub term: u64,
+    /// How far its store is.
+    pub applied: Applying,
+    /// Index of the last entry of its log.
+    pub last_index: u64,
+}
+
+impl Node {
+    /// How the replicas of this node stand.
+    pub fn standings(&self) -> Vec<Standing> {
+        let standing = |shard: &Shard| Standing {
+            shard: shard.number(),
+            is_leader: shard.is_leader(),
+            term: shard.hard_state().term,
+            applied: shard.applied(),
+            last_index: shard.last_index(),
+        };
+        self.keyspace.replicas().map(standing).collect()
+    }
+
+    /// A digest of what is alive in a shard here as of the latest stamp applied; replicas that are equally far have it
+    /// in common. `None` without a replica of it.
+    pub fn digest(&self, shard: u16) -> Option<u64> {
+        let mut replicas = self.keyspace.replicas();
+        let shard = replicas.find(|replica| replica.number() == shard)?;
+        Some(shard.store().digest(shard.applied().at_ms))
+    }
 }

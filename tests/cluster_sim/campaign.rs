@@ -1,0 +1,339 @@
+//! Clients and faults at random: everything that is answered could have been so, and in the end all replicas are alike.
+//!
+//! A seed decides about everything. `CLUSTER_SEEDS=1000` tries so many from `CLUSTER_SEED` on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use fastrand::Rng;
+use marline::reactor::sim::Faults;
+
+use super::history::{Call, Op, Told, judge};
+use super::world::{Client, Plan, World};
+use super::{number, seed};
+
+const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+const CLIENTS: usize = 5;
+/// How long the clients go on.
+const TIME_MS: u64 = 12_000;
+/// How long a client waits for an answer before it goes away.
+const PATIENCE_NS: u64 = 4_000_000_000;
+
+/// An operation that is not answered.
+struct Asked {
+    key: usize,
+    call: Call,
+    at: u64,
+}
+
+/// A client of the campaign, which says some things at once and waits for all answers.
+struct Talker {
+    conn: Option<Client>,
+    asked: VecDeque<Asked>,
+    rests_until: u64,
+}
+
+/// A fault that will end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Links,
+    Paused(usize),
+    Down(usize),
+    Disk(usize),
+}
+
+struct Campaign {
+    world: World,
+    rng: Rng,
+    talkers: Vec<Talker>,
+    history: BTreeMap<usize, Vec<Op>>,
+    next_value: i64,
+    troubles: Vec<(u64, Trouble)>,
+    next_fault: u64,
+}
+
+impl Campaign {
+    fn new(seed: u64) -> Campaign {
+        let mut rng = Rng::with_seed(seed);
+        let faults = Faults {
+            delay_max_ns: [100_000, 2_000_000, 20_000_000][rng.usize(..3)],
+            job_delay_max_ns: [500_000, 5_000_000][rng.usize(..2)],
+            segment_max_bytes: [64, 16 << 10][rng.usize(..2)],
+            short_write_percent: [0, 20][rng.usize(..2)],
+            ..Faults::calm()
+        };
+        let plan = Plan {
+            faults,
+            ..Plan::new(seed)
+        };
+        let talker = || Talker {
+            conn: None,
+            asked: VecDeque::new(),
+            rests_until: 0,
+        };
+        let world = World::founded(plan);
+        Campaign {
+            next_fault: world.net.now() + 500_000_000,
+            world,
+            rng,
+            talkers: (0..CLIENTS).map(|_| talker()).collect(),
+            history: BTreeMap::new(),
+            next_value: 0,
+            troubles: Vec::new(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.world.net.now()
+    }
+
+    fn run(&mut self) {
+        let end = self.now() + TIME_MS * 1_000_000;
+        while self.now() < end {
+            self.trouble();
+            self.end_troubles(false);
+            (0..CLIENTS).for_each(|client| self.go_on(client));
+            self.world.pass(Duration::from_millis(2));
+        }
+        self.end_troubles(true);
+        let patience = self.now() + PATIENCE_NS + 1_000_000_000;
+        while self.now() < patience && self.talkers.iter().any(|it| !it.asked.is_empty()) {
+            (0..CLIENTS).for_each(|client| self.hear(client));
+            self.world.pass(Duration::from_millis(2));
+        }
+        (0..CLIENTS).for_each(|client| self.lose(client));
+        self.world.agree();
+        for (key, name) in KEYS.iter().enumerate() {
+            let called_at = self.now();
+            let answer = self.world.ask(1 + key % 3, &format!("GET {name}"));
+            let told = told(Call::Get, &answer).unwrap_or_else(|| panic!("GET {name}: {answer}"));
+            let told_at = self.now();
+            let call = Call::Get;
+            self.history.entry(key).or_default().push(Op {
+                client: CLIENTS,
+                call,
+                told,
+                called_at,
+                told_at,
+            });
+        }
+        for (key, ops) in &self.history {
+            if let Err(why) = judge(ops) {
+                panic!("key {}: {why}", KEYS[*key]);
+            }
+        }
+    }
+
+    /// What a client does now.
+    fn go_on(&mut self, client: usize) {
+        self.hear(client);
+        let now = self.now();
+        let talker = &self.talkers[client];
+        if !talker.asked.is_empty() || talker.rests_until > now {
+            return;
+        }
+        let conn = match talker.conn {
+            Some(conn) if !self.world.is_closed(conn) && self.rng.u8(..20) > 0 => conn,
+            before => {
+                before.into_iter().for_each(|conn| self.world.close(conn));
+                let node = self.rng.usize(self.world.all());
+                let conn = self.world.connect(node);
+                self.talkers[client].conn = Some(conn);
+                conn
+            }
+        };
+        let count = [1, 1, 1, 2, 5][self.rng.usize(..5)];
+        for nth in 0..count {
+            self.ask(client, conn, nth);
+        }
+    }
+
+    /// A client says something.
+    fn ask(&mut self, client: usize, conn: Client, nth: u64) {
+        let key = self.rng.usize(..KEYS.len());
+        let call = match self.rng.u8(..10) {
+            0..=2 => {
+                self.next_value += 1_000;
+                Call::Set(self.next_value)
+            }
+            3..=6 => Call::Get,
+            7..=8 => Call::Incr,
+            _ => Call::Del,
+        };
+        let name = KEYS[key];
+        let text = match call {
+            Call::Set(value) => format!("SET {name} {value}"),
+            Call::Get => format!("GET {name}"),
+            Call::Incr => format!("INCR {name}"),
+            Call::Del => format!("DEL {name}"),
+        };
+        // A nanosecond apart, for the order.
+        let at = self.now() + nth;
+        self.world.send(conn, &text);
+        self.talkers[client]
+            .asked
+            .push_back(Asked { key, call, at });
+    }
+
+    /// Takes the answer of a client, if there is one.
+    fn hear(&mut self, client: usize) {
+        let Some(conn) = self.talkers[client].conn else {
+            return;
+        };
+        while let Some(asked) = self.talkers[client].asked.pop_front() {
+            let Some(answer) = self.world.line(conn) else {
+                let is_late = asked.at + PATIENCE_NS < self.now();
+                self.talkers[client].asked.push_front(asked);
+                if self.world.is_closed(conn) || is_late {
+                    self.lose(client);
+                }
+                return;
+            };
+            if let Some(told) = told(asked.call, &answer) {
+                self.note(client, &asked, told);
+            } else if !is_refusal(&answer) {
+                panic!("{:?} was answered by {answer}", asked.call);
+            }
+            let rest = self.rng.u64(..40_000_000);
+            self.talkers[client].rests_until = self.now() + rest;
+        }
+    }
+
+    /// A client goes away; what it asked and was not answered nobody knows.
+    fn lose(&mut self, client: usize) {
+        while let Some(asked) = self.talkers[client].asked.pop_front() {
+            self.note(client, &asked, Told::Unknown);
+        }
+        if let Some(conn) = self.talkers[client].conn.take() {
+            self.world.close(conn);
+        }
+    }
+
+    fn note(&mut self, client: usize, asked: &Asked, told: Told) {
+        let told_at = if told == Told::Unknown {
+            u64::MAX
+        } else {
+            self.now()
+        };
+        self.history.entry(asked.key).or_default().push(Op {
+            client,
+            call: asked.call,
+            told,
+            called_at: asked.at,
+            told_at,
+        });
+    }
+
+    /// Perhaps something fails.
+    fn trouble(&mut self) {
+        let now = self.now();
+        if now < self.next_fault {
+            return;
+        }
+        self.next_fault = now + self.rng.u64(200_000_000..2_500_000_000);
+        let until = now + self.rng.u64(20_000_000..3_000_000_000);
+        let node = self.rng.usize(self.world.all());
+        let is_well = self.world.is_up(node) && !self.world.is_paused(node);
+        let trouble = match self.rng.u8(..10) {
+            0..=2 if is_well => {
+                self.world.kill(node);
+                Trouble::Down(node)
+            }
+            3 if is_well => {
+                self.world.pause(node);
+                Trouble::Paused(node)
+            }
+            4 => {
+                let most = Duration::from_millis(self.rng.u64(20..400));
+                self.world.slow_disk(node, Some(most));
+                Trouble::Disk(node)
+            }
+            5 => {
+                let skew = self.rng.i64(-10_000_000..10_000_000);
+                return self.world.set_clock(node, skew);
+            }
+            6 => return self.power_off(until),
+            7 => {
+                let most = Duration::from_millis(self.rng.u64(1..150));
+                let loss = self.rng.u8(..30);
+                for (from, to) in self.pairs(node) {
+                    self.world.slow(from, to, most, loss);
+                }
+                Trouble::Links
+            }
+            _ => {
+                let pairs = self.pairs(node);
+                let ways = self.rng.u8(1..4);
+                for (from, to) in pairs {
+                    if ways & (1 << u8::from(from == node)) != 0 {
+                        self.world.cut(from, to);
+                    }
+                }
+                Trouble::Links
+            }
+        };
+        self.troubles.push((until, trouble));
+    }
+
+    /// The links of a node, both ways.
+    fn pairs(&self, node: usize) -> Vec<(usize, usize)> {
+        let others = self.world.all().filter(|&other| other != node);
+        others
+            .flat_map(|other| [(node, other), (other, node)])
+            .collect()
+    }
+
+    fn power_off(&mut self, until: u64) {
+        let up: Vec<usize> = self
+            .world
+            .all()
+            .filter(|&node| self.world.is_up(node))
+            .collect();
+        for node in up {
+            self.world.kill(node);
+            self.troubles.push((until, Trouble::Down(node)));
+        }
+    }
+
+    /// Ends troubles whose time has come, or all.
+    fn end_troubles(&mut self, all: bool) {
+        let now = self.now();
+        let (over, others) = (self.troubles.iter().copied()).partition(|it| all || it.0 <= now);
+        self.troubles = others;
+        let over: Vec<(u64, Trouble)> = over;
+        for (_, trouble) in over {
+            match trouble {
+                Trouble::Links => self.world.heal(),
+                Trouble::Paused(node) if self.world.is_paused(node) => self.world.wake(node),
+                Trouble::Down(node) if !self.world.is_up(node) => self.world.start(node),
+                Trouble::Disk(node) => self.world.slow_disk(node, None),
+                Trouble::Paused(_) | Trouble::Down(_) => {}
+            }
+        }
+    }
+}
+
+/// What an answer tells; `None`: that nothing was done.
+fn told(call: Call, answer: &str) -> Option<Told> {
+    match (call, answer) {
+        (_, "(nil)") => Some(Told::Nil),
+        (_, "OK") => Some(Told::Ok),
+        _ if answer.starts_with("-UNKNOWN") => Some(Told::Unknown),
+        _ => answer.parse().ok().map(Told::Number),
+    }
+}
+
+fn is_refusal(answer: &str) -> bool {
+    ["-CLUSTERDOWN", "-TRYAGAIN", "-LOADING"]
+        .iter()
+        .any(|begin| answer.starts_with(begin))
+}
+
+#[test]
+fn what_is_answered_could_have_been_so() {
+    let first = seed();
+    for seed in first..first + number("CLUSTER_SEEDS", 24) {
+        println!("CLUSTER_SEED={seed}");
+        Campaign::new(seed).run();
+    }
+}

@@ -1,0 +1,97 @@
+//! From a list of addresses to a cluster, whoever comes when.
+
+use std::time::Duration;
+
+use super::script::play;
+use super::seed;
+use super::world::{Plan, World};
+
+#[test]
+fn nodes_start_in_any_order() {
+    for order in ["1 2 3", "1 3 2", "2 1 3", "2 3 1", "3 1 2", "3 2 1"] {
+        let text = format!(
+            "start {}
+             founded within 3 s
+             node 1 says SET a 1 -> OK
+             node 2 says GET a -> 1
+             node 3 says INCR a -> 2
+             replicas are equal",
+            order.replace(' ', "\npass 400 ms\nstart ")
+        );
+        play(seed(), &text);
+    }
+}
+
+#[test]
+fn a_founder_that_comes_later_is_waited_for() {
+    for late in 1..=3 {
+        let others: Vec<String> = (1..=3)
+            .filter(|&it| it != late)
+            .map(|it| it.to_string())
+            .collect();
+        let text = format!(
+            "start {}
+             pass 3 s
+             node {} says SET a 1 -> -CLUSTERDOWN the cluster is being founded*
+             start {late}
+             founded within 3 s
+             node {late} says SET a 1 -> OK
+             replicas are equal",
+            others.join(" "),
+            others[0]
+        );
+        play(seed(), &text);
+    }
+}
+
+/// A node dies at some moment of the founding, and comes back.
+#[test]
+fn a_founder_restarts_in_the_middle() {
+    for node in 1..=3 {
+        for moment_ms in (0..40).chain((40..600).step_by(40)) {
+            let mut world = World::new(Plan::new(seed() * 1_000 + moment_ms));
+            world.all().for_each(|node| world.start(node));
+            world.pass(Duration::from_micros(moment_ms * 500));
+            world.kill(node);
+            world.pass(Duration::from_millis(moment_ms * 7 % 50));
+            world.start(node);
+            world.until("founded", |world| world.is_led());
+            let is_founded = |world: &mut World| {
+                let shards = world.shards().len();
+                let is_member = |node: usize| {
+                    let standings = world.node(node).map(|node| node.standings());
+                    standings.is_some_and(|it| it.len() == shards)
+                };
+                world.all().all(is_member)
+            };
+            let is_founded = world.within(Duration::from_secs(2), is_founded);
+            assert!(is_founded, "node {node} after {moment_ms} ms");
+            let answer = world.ask(node, "SET a 1");
+            assert_eq!(answer, "OK", "node {node} after {moment_ms} ms");
+            world.agree();
+        }
+    }
+}
+
+/// The founder dies when it has told one of the others, and the third meets it again before it knows of the cluster.
+#[test]
+fn whoever_was_told_tells_the_others() {
+    let mut world = World::new(Plan::new(seed()));
+    let is_member = |world: &World, node: usize| {
+        world
+            .node(node)
+            .is_some_and(|it| !it.standings().is_empty())
+    };
+    world.slow(1, 3, Duration::from_millis(300), 0);
+    world.all().for_each(|node| world.start(node));
+    world.until("2 is told", |world| is_member(world, 2));
+    assert!(!is_member(&world, 3));
+    world.cut(1, 3);
+    world.kill(1);
+    world.heal();
+    world.start(1);
+    world.until("all are told", |world| {
+        (1..=3).all(|node| is_member(world, node)) && world.is_led()
+    });
+    world.agree();
+}

@@ -1,0 +1,33 @@
+//! Whole clusters in one simulated network and time: what was acknowledged is kept, what is read is the latest, and
+//! replicas are alike, whatever fails when.
+//!
+//! [`world`] is the nodes and their clients, [`script`] the language of the scenarios, [`history`] the judge of what
+//! clients were told, [`campaign`] what happens at random.
+//!
+//! `CLUSTER_SEED` is the first seed, 1 if there is none; `CLUSTER_SEEDS` how many the campaign tries.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test")]
+
+mod campaign;
+mod clocks;
+mod founding;
+mod history;
+mod leaders;
+mod power;
+mod script;
+mod sessions;
+mod world;
+
+/// A number from the environment.
+fn number(name: &str, otherwise: u64) -> u64 {
+    let Ok(text) = std::env::var(name) else {
+        return otherwise;
+    };
+    println!("{name}={text}");
+    text.parse().unwrap()
+}
+
+/// The first seed.
+fn seed() -> u64 {
+    number("CLUSTER_SEED", 1)
+}

@@ -1,0 +1,525 @@
+//! A cluster in one simulated network and time: nodes with disks of their own, and clients that talk to them in lines.
+//!
+//! Nodes are numbered from 1. A node that is killed loses what its disk had not synced, as chance has it; a paused one
+//! stands still while the others go on. Clients are on a machine of their own that no cut concerns.
+//!
+//! When a test fails, the world says its seed and what was done in it.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use marline::config::Options;
+use marline::config::values::{Origin, Values};
+use marline::data::files::Files;
+use marline::disk::seal::Entropy;
+use marline::disk::sim::{Crash, SimDisk};
+use marline::node::cluster::status::Standing;
+use marline::node::{self, Node};
+use marline::reactor::Reactor;
+use marline::reactor::backend::{Backend, Raw};
+use marline::reactor::sim::{Faults, SimBackend, SimNet};
+use marline::reactor::timer::Nanos;
+use marline::ring;
+
+/// Longer than anything takes that is not stuck.
+const PATIENCE: Duration = Duration::from_secs(60);
+const SEGMENT_BYTES: u64 = 1 << 20;
+const RESERVE_BYTES: u64 = 4 << 10;
+const PORT_FIRST: u16 = 8001;
+
+/// Bytes that never come twice in a test, and are the same in each run of it.
+fn entropy() -> Entropy {
+    thread_local! {
+        static NEXT: Cell<u64> = const { Cell::new(1) };
+    }
+    let mut rng = fastrand::Rng::with_seed(NEXT.replace(NEXT.get() + 1));
+    Box::new(move |bytes| rng.fill(bytes))
+}
+
+/// How the nodes of a world are.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    pub seed: u64,
+    pub nodes: usize,
+    pub shards: u16,
+    pub faults: Faults,
+    /// How often nodes save their stores; a follower may then need a snapshot. `None`: never.
+    pub snapshot_interval: Option<Duration>,
+}
+
+impl Plan {
+    /// Three nodes, two shards, a quiet network.
+    pub fn new(seed: u64) -> Plan {
+        Plan {
+            seed,
+            nodes: 3,
+            shards: 2,
+            faults: Faults::calm(),
+            snapshot_interval: None,
+        }
+    }
+}
+
+/// The place of a node: its disk, and its process if one runs.
+struct Seat {
+    disk: SimDisk,
+    process: Option<Reactor<SimBackend, Node>>,
+    /// Its number in the network.
+    at: usize,
+    is_paused: bool,
+    lives: u64,
+}
+
+/// A connection of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Client(Raw);
+
+/// What a client has heard and not taken.
+#[derive(Default)]
+struct Heard {
+    bytes: Vec<u8>,
+    /// Lines to come that answer HELLO.
+    greetings: usize,
+    is_closed: bool,
+}
+
+pub struct World {
+    pub net: SimNet,
+    plan: Plan,
+    seats: Vec<Seat>,
+    talkers: SimBackend,
+    heard: BTreeMap<Client, Heard>,
+    /// The connections by which [`ask`](Self::ask) asks.
+    asking: BTreeMap<usize, Client>,
+    told: Vec<String>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("seed {}, {:?}:", self.plan.seed, self.plan.faults);
+            self.told.iter().for_each(|line| println!("  {line}"));
+            println!("{}", self.status());
+        }
+    }
+}
+
+impl World {
+    /// Nodes that have not been started.
+    pub fn new(plan: Plan) -> World {
+        let net = SimNet::new(plan.seed, plan.faults);
+        let seat = |number: usize| Seat {
+            disk: SimDisk::new(plan.seed + number as u64),
+            process: None,
+            at: net.node().node(),
+            is_paused: false,
+            lives: 0,
+        };
+        let seats = (0..plan.nodes).map(seat).collect();
+        let talkers = net.node();
+        World {
+            net,
+            plan,
+            seats,
+            talkers,
+            heard: BTreeMap::new(),
+            asking: BTreeMap::new(),
+            told: Vec::new(),
+        }
+    }
+
+    /// A cluster that has been founded and whose shards have leaders.
+    pub fn founded(plan: Plan) -> World {
+        let mut world = World::new(plan);
+        world.all().for_each(|node| world.start(node));
+        world.until("the cluster is founded", |world| world.is_led());
+        world
+    }
+
+    /// The numbers of all nodes.
+    pub fn all(&self) -> std::ops::RangeInclusive<usize> {
+        1..=self.plan.nodes
+    }
+
+    /// Writes down what happens, for the report of a failure.
+    pub fn tell(&mut self, what: String) {
+        self.told
+            .push(format!("{:>9.3} s  {what}", self.net.now() as f64 / 1e9));
+    }
+
+    fn seat(&mut self, node: usize) -> &mut Seat {
+        &mut self.seats[node - 1]
+    }
+
+    /// The state of a node that runs.
+    pub fn node(&self, node: usize) -> Option<&Node> {
+        self.seats[node - 1].process.as_ref().map(Reactor::app)
+    }
+
+    pub fn is_up(&self, node: usize) -> bool {
+        self.node(node).is_some()
+    }
+
+    pub fn is_paused(&self, node: usize) -> bool {
+        self.seats[node - 1].is_paused
+    }
+
+    fn options(&self, node: usize) -> (Values, Options) {
+        let address = |node: usize| format!("127.0.0.1:{}", PORT_FIRST + node as u16 - 1);
+        let cluster: Vec<String> = self.all().map(address).collect();
+        let mut values = Values::default();
+        let port = (PORT_FIRST + node as u16 - 1).to_string();
+        for (name, text) in [
+            ("port", port.as_str()),
+            ("cluster", &cluster.join(",")),
+            ("shards", &self.plan.shards.to_string()),
+            ("data", "simulated"),
+            ("sync", "always"),
+        ] {
+            values.set(name, text, Origin::Flag).unwrap();
+        }
+        let mut options = Options::read(&values).unwrap();
+        options.snapshot_interval = self.plan.snapshot_interval;
+        (values, options)
+    }
+
+    /// Starts the process of a node.
+    pub fn start(&mut self, node: usize) {
+        self.tell(format!("start {node}"));
+        let (values, options) = self.options(node);
+        let (seed, net) = (self.plan.seed, self.net.clone());
+        let seat = self.seat(node);
+        assert!(seat.process.is_none(), "node {node} runs");
+        seat.lives += 1;
+        let files = Files {
+            disk: Arc::new(seat.disk.clone()),
+            backups: Arc::new(SimDisk::new(0)),
+            keys: None,
+            entropy,
+            segment_bytes: SEGMENT_BYTES,
+            reserve_bytes: RESERVE_BYTES,
+        };
+        let seed = seed * 1_000_000 + node as u64 * 1_000 + seat.lives;
+        let state = Node::new(values, options, seed).with_files(files);
+        let (process, _) = node::start(net.again(seat.at), state).unwrap();
+        seat.process = Some(process);
+    }
+
+    /// The process of a node dies. Its disk keeps what was synced, and of the rest what chance leaves.
+    pub fn kill(&mut self, node: usize) {
+        self.tell(format!("kill {node}"));
+        let chance = self.net.random();
+        let net = self.net.clone();
+        let seat = self.seat(node);
+        seat.process = None;
+        seat.is_paused = false;
+        net.crash(seat.at);
+        seat.disk.crash(Crash::Random(chance));
+        self.asking.remove(&node);
+    }
+
+    /// A node stands still until [`wake`](Self::wake).
+    pub fn pause(&mut self, node: usize) {
+        self.tell(format!("pause {node}"));
+        let seat = self.seat(node);
+        seat.is_paused = true;
+        let at = seat.at;
+        self.net.pause(at);
+    }
+
+    pub fn wake(&mut self, node: usize) {
+        self.tell(format!("wake {node}"));
+        let seat = self.seat(node);
+        seat.is_paused = false;
+        let at = seat.at;
+        self.net.resume(at);
+    }
+
+    /// Nothing gets from one node to another.
+    pub fn cut(&mut self, from: usize, to: usize) {
+        self.tell(format!("cut {from} to {to}"));
+        self.net.cut(self.seats[from - 1].at, self.seats[to - 1].at);
+    }
+
+    /// All links are as they were in the beginning.
+    pub fn heal(&mut self) {
+        self.tell("heal".to_owned());
+        self.net.heal();
+        self.net.reset_links();
+    }
+
+    /// A link takes about so long, and loses so many of a hundred deliveries.
+    pub fn slow(&mut self, from: usize, to: usize, most: Duration, loss_percent: u8) {
+        self.tell(format!("slow {from} to {to}: {most:?}, {loss_percent} %"));
+        let most = most.as_nanos() as Nanos;
+        let ends = (self.seats[from - 1].at, self.seats[to - 1].at);
+        self.net
+            .set_link(ends.0, ends.1, most / 2..=most, loss_percent);
+    }
+
+    /// Each call of a node's disk takes up to so long; `None`: as on the others.
+    pub fn slow_disk(&mut self, node: usize, most: Option<Duration>) {
+        self.tell(format!("disk of {node}: {most:?}"));
+        let most = most.map(|most| most.as_nanos() as u64);
+        self.net.set_job_delay_max(self.seats[node - 1].at, most);
+    }
+
+    /// The wall clock of a node is so many milliseconds off from now on.
+    pub fn set_clock(&mut self, node: usize, skew_ms: i64) {
+        self.tell(format!("clock of {node}: {skew_ms} ms off"));
+        self.net.set_wall_skew_ms(self.seats[node - 1].at, skew_ms);
+    }
+
+    /// A turn of each node that has something to do, and on to what comes next, or to `end`.
+    fn step(&mut self, end: Nanos) {
+        let now = self.net.now();
+        let mut wake = end;
+        let first = self.net.random() as usize % self.seats.len();
+        let mut has_turned = false;
+        for at in 0..self.seats.len() {
+            let number = (first + at) % self.seats.len();
+            let seat = &mut self.seats[number];
+            let Some(process) = seat.process.as_mut().filter(|_| !seat.is_paused) else {
+                continue;
+            };
+            let is_due = |at: Option<Nanos>| at.is_some_and(|at| at <= now);
+            if self.net.calls(seat.at) || is_due(process.next_wake()) {
+                has_turned = true;
+                let goes_on = process.turn(None).unwrap();
+                let fatal = process.app().fatal();
+                assert!(goes_on && fatal.is_none(), "node {}: {fatal:?}", number + 1);
+            }
+            wake = wake.min(process.next_wake().unwrap_or(end));
+        }
+        self.talkers.poll(None, &mut Vec::new()).unwrap();
+        if !has_turned || wake > now {
+            self.net.advance(Some(wake));
+        }
+        self.listen();
+    }
+
+    /// Takes what has come for the clients.
+    fn listen(&mut self) {
+        let mut piece = [0; 4096];
+        for (client, heard) in &mut self.heard {
+            while !heard.is_closed {
+                match self.talkers.read(client.0, &mut piece) {
+                    Ok(0) => heard.is_closed = true,
+                    Ok(read) => heard.bytes.extend_from_slice(&piece[..read]),
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                    Err(_) => heard.is_closed = true,
+                }
+            }
+        }
+    }
+
+    /// Goes on until `is_so`; false if it is not within this time.
+    pub fn within(&mut self, time: Duration, mut is_so: impl FnMut(&mut World) -> bool) -> bool {
+        let end = self.net.now() + time.as_nanos() as u64;
+        while !is_so(self) {
+            if self.net.now() >= end {
+                return false;
+            }
+            self.step(end);
+        }
+        true
+    }
+
+    /// Goes on until `is_so`.
+    pub fn until(&mut self, what: &str, is_so: impl FnMut(&mut World) -> bool) {
+        assert!(self.within(PATIENCE, is_so), "in vain: {what}");
+    }
+
+    /// Lets this time pass.
+    pub fn pass(&mut self, time: Duration) {
+        self.within(time, |_| false);
+    }
+
+    // Clients.
+
+    /// A client that is answered in lines.
+    pub fn connect(&mut self, node: usize) -> Client {
+        let address = SocketAddr::from(([127, 0, 0, 1], PORT_FIRST + node as u16 - 1));
+        let client = Client(self.talkers.connect(address, 1).unwrap());
+        let heard = Heard {
+            greetings: 1,
+            ..Heard::default()
+        };
+        self.heard.insert(client, heard);
+        self.send(client, "HELLO LINE");
+        client
+    }
+
+    /// A client says a line. Nobody may be there to hear it.
+    pub fn send(&mut self, client: Client, text: &str) {
+        let line = format!("{text}\n");
+        let mut bytes = line.as_bytes();
+        while !bytes.is_empty() {
+            match self.talkers.write(client.0, bytes) {
+                Ok(sent) => bytes = &bytes[sent..],
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    let now = self.net.now();
+                    self.step(now + 1_000_000);
+                }
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The next line that a client has heard, if there is one.
+    pub fn line(&mut self, client: Client) -> Option<String> {
+        let heard = self.heard.get_mut(&client)?;
+        loop {
+            let end = heard.bytes.iter().position(|&byte| byte == b'\n')?;
+            let line: Vec<u8> = heard.bytes.drain(..=end).collect();
+            if heard.greetings == 0 {
+                return Some(String::from_utf8(line).unwrap().trim_end().to_owned());
+            }
+            heard.greetings -= 1;
+        }
+    }
+
+    /// Whether the connection of a client has ended.
+    pub fn is_closed(&self, client: Client) -> bool {
+        self.heard.get(&client).is_none_or(|heard| heard.is_closed)
+    }
+
+    pub fn close(&mut self, client: Client) {
+        if self.heard.remove(&client).is_some() {
+            self.talkers.close(client.0, true);
+        }
+    }
+
+    /// Waits for a line.
+    pub fn line_within(&mut self, client: Client, time: Duration) -> Option<String> {
+        let mut line = None;
+        self.within(time, |world| {
+            line = world.line(client);
+            line.is_some() || world.is_closed(client)
+        });
+        line
+    }
+
+    /// Says something to a node and waits for the answer, or what is in the place of one. While the node loads its data
+    /// it is asked again.
+    pub fn ask(&mut self, node: usize, text: &str) -> String {
+        loop {
+            let answer = self.ask_once(node, text);
+            if !answer.starts_with("-LOADING") {
+                return answer;
+            }
+            self.pass(Duration::from_millis(10));
+        }
+    }
+
+    fn ask_once(&mut self, node: usize, text: &str) -> String {
+        let client = match self.asking.get(&node) {
+            Some(&client) if !self.is_closed(client) => client,
+            _ => self.connect(node),
+        };
+        self.asking.insert(node, client);
+        self.send(client, text);
+        let answer = self.line_within(client, PATIENCE);
+        let answer = answer.unwrap_or_else(|| match self.is_closed(client) {
+            true => "(closed)".to_owned(),
+            false => "(silence)".to_owned(),
+        });
+        if answer.starts_with('(') && answer != "(nil)" {
+            self.asking.remove(&node);
+            self.close(client);
+        }
+        self.tell(format!("node {node} says {text} -> {answer}"));
+        answer
+    }
+
+    // How the cluster is.
+
+    fn standings(&self, shard: u16) -> Vec<(usize, Standing)> {
+        let of_node = |node| {
+            let mut standings = self.node(node)?.standings().into_iter();
+            Some((node, standings.find(|standing| standing.shard == shard)?))
+        };
+        self.all().filter_map(of_node).collect()
+    }
+
+    /// The shard that a key is in.
+    pub fn shard_of(&self, key: &str) -> u16 {
+        ring::shard_of_slot(ring::slot(key.as_bytes()), self.plan.shards)
+    }
+
+    /// The node that leads a shard in the latest term, if it is alive.
+    pub fn leader(&self, shard: u16) -> Option<usize> {
+        let leaders = self.standings(shard).into_iter();
+        let leaders = leaders.filter(|(_, standing)| standing.is_leader);
+        let latest = leaders.max_by_key(|(_, standing)| standing.term);
+        latest.map(|(node, _)| node)
+    }
+
+    /// Whether all shards have leaders.
+    pub fn is_led(&self) -> bool {
+        let shards = self.shards();
+        shards.len() > usize::from(self.plan.shards)
+            && shards.iter().all(|&shard| self.leader(shard).is_some())
+    }
+
+    /// All shards of which a running node has a replica.
+    pub fn shards(&self) -> BTreeSet<u16> {
+        let nodes = self.all().filter_map(|node| self.node(node));
+        nodes
+            .flat_map(|node| node.standings().into_iter().map(|it| it.shard))
+            .collect()
+    }
+
+    /// Why the replicas of a shard on the running nodes are not alike; `None`: they are.
+    pub fn difference(&self, shard: u16) -> Option<String> {
+        let standings = self.standings(shard);
+        let what = |&(node, ref standing): &(usize, Standing)| {
+            let digest = self.node(node).and_then(|node| node.digest(shard));
+            (standing.applied, standing.last_index, digest)
+        };
+        let first = what(standings.first()?);
+        let is_alike = first.0.index == first.1 && standings.iter().all(|it| what(it) == first);
+        (!is_alike).then(|| {
+            let all: Vec<_> = standings.iter().map(|it| (it.0, what(it))).collect();
+            format!("shard {shard}: {all:?}")
+        })
+    }
+
+    /// Waits until all replicas of the running nodes are alike.
+    pub fn agree(&mut self) {
+        let agree = |world: &mut World| {
+            let shards = world.shards();
+            world.is_led()
+                && shards
+                    .iter()
+                    .all(|&shard| world.difference(shard).is_none())
+        };
+        if !self.within(Duration::from_secs(20), agree) {
+            let shards = self.shards();
+            let differences = shards.iter().filter_map(|&shard| self.difference(shard));
+            let differences: Vec<String> = differences.collect();
+            panic!("the replicas do not become alike: {differences:#?}");
+        }
+    }
+
+    /// A line for each replica.
+    pub fn status(&self) -> String {
+        let mut lines = format!("at {:.3} s\n", self.net.now() as f64 / 1e9);
+        for node in self.all() {
+            let state = match &self.seats[node - 1] {
+                seat if seat.process.is_none() => "down",
+                seat if seat.is_paused => "paused",
+                _ => "up",
+            };
+            lines.push_str(&format!("node {node}: {state}\n"));
+            let standings = self.node(node).map(Node::standings).unwrap_or_default();
+            for standing in standings {
+                lines.push_str(&format!("  {standing:?}\n"));
+            }
+        }
+        lines
+    }
+}
