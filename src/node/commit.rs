@@ -237,6 +237,7 @@ fn close(cx: &mut Cx<'_, Node>) -> bool {
         let items = cx.app.commits.take_lane(lane);
         let node = &mut *cx.app;
         let is_led = !node.commits.is_split() || node.keyspace.shards()[lane].is_leader();
+        let has_changes = node.commits.is_split() && node.keyspace.shards()[lane].is_open();
         let at = match node.commits.is_split() {
             _ if !has_room => {
                 conclude(cx, items, Fate::Refused);
@@ -252,7 +253,11 @@ fn close(cx: &mut Cx<'_, Node>) -> bool {
             true => node.keyspace.close(lane, at_ms),
             false => node.keyspace.close_all(at_ms),
         };
-        if at.is_empty() {
+        if at.is_empty() && has_changes {
+            // Raft takes nothing while the leadership is being handed over.
+            conclude(cx, items, Fate::Moved);
+            has_closed = true;
+        } else if at.is_empty() {
             has_closed |= without_changes(cx, lane, items);
         } else {
             node.commits.begin(items, &at);
