@@ -114,11 +114,12 @@ impl Forwards {
         self.all.is_empty()
     }
 
-    /// The command that was passed on under an id.
+    /// The command that was passed on under an id, unless that was given up: late answers are of no use.
     fn get(&self, id: u64) -> Option<usize> {
         let key = (id & u64::from(u32::MAX)) as usize;
         let forward = self.all.get(key)?;
-        (u64::from(forward.serial) == id >> 32).then_some(key)
+        let is_it = forward.node != 0 && u64::from(forward.serial) == id >> 32;
+        is_it.then_some(key)
     }
 }
 
