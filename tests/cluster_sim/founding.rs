@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use marline::node::Node;
+
 use super::script::play;
 use super::seed;
 use super::world::{Plan, World};
@@ -59,7 +61,7 @@ fn a_founder_restarts_in_the_middle() {
             let is_founded = |world: &mut World| {
                 let shards = world.shards().len();
                 let is_member = |node: usize| {
-                    let standings = world.node(node).map(|node| node.standings());
+                    let standings = world.node(node).map(Node::standings);
                     standings.is_some_and(|it| it.len() == shards)
                 };
                 world.all().all(is_member)

@@ -44,7 +44,7 @@ pub fn play_in(world: World, text: &str) -> World {
     };
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     for line in lines.filter(|line| !line.starts_with('#')) {
-        player.world.tell(format!("-- {line}"));
+        player.world.tell(&format!("-- {line}"));
         if let Err(why) = player.step(line) {
             panic!("{line}\n    {why}");
         }
@@ -134,7 +134,7 @@ impl Player {
                 let client = asked.ok_or("nothing was asked")?;
                 let answer = self.world.line_within(client, ANSWER);
                 let answer = answer.unwrap_or_else(|| "(closed)".to_owned());
-                self.world.tell(format!("node {node} hears {answer}"));
+                self.world.tell(&format!("node {node} hears {answer}"));
                 fits(&answer, wanted)
             }
             [name, "is", "leader", "of", key] => {
@@ -167,7 +167,7 @@ impl Player {
     }
 
     fn call(&mut self, name: &str, node: usize) -> Outcome {
-        self.world.tell(format!("{name} is node {node}"));
+        self.world.tell(&format!("{name} is node {node}"));
         self.names.insert(name.to_owned(), node);
         Ok(())
     }

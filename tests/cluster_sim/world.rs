@@ -145,7 +145,7 @@ impl World {
     }
 
     /// Writes down what happens, for the report of a failure.
-    pub fn tell(&mut self, what: String) {
+    pub fn tell(&mut self, what: &str) {
         self.told
             .push(format!("{:>9.3} s  {what}", self.net.now() as f64 / 1e9));
     }
@@ -188,7 +188,7 @@ impl World {
 
     /// Starts the process of a node.
     pub fn start(&mut self, node: usize) {
-        self.tell(format!("start {node}"));
+        self.tell(&format!("start {node}"));
         let (values, options) = self.options(node);
         let (seed, net) = (self.plan.seed, self.net.clone());
         let seat = self.seat(node);
@@ -210,7 +210,7 @@ impl World {
 
     /// The process of a node dies. Its disk keeps what was synced, and of the rest what chance leaves.
     pub fn kill(&mut self, node: usize) {
-        self.tell(format!("kill {node}"));
+        self.tell(&format!("kill {node}"));
         let chance = self.net.random();
         let net = self.net.clone();
         let seat = self.seat(node);
@@ -223,7 +223,7 @@ impl World {
 
     /// A node stands still until [`wake`](Self::wake).
     pub fn pause(&mut self, node: usize) {
-        self.tell(format!("pause {node}"));
+        self.tell(&format!("pause {node}"));
         let seat = self.seat(node);
         seat.is_paused = true;
         let at = seat.at;
@@ -231,7 +231,7 @@ impl World {
     }
 
     pub fn wake(&mut self, node: usize) {
-        self.tell(format!("wake {node}"));
+        self.tell(&format!("wake {node}"));
         let seat = self.seat(node);
         seat.is_paused = false;
         let at = seat.at;
@@ -240,20 +240,20 @@ impl World {
 
     /// Nothing gets from one node to another.
     pub fn cut(&mut self, from: usize, to: usize) {
-        self.tell(format!("cut {from} to {to}"));
+        self.tell(&format!("cut {from} to {to}"));
         self.net.cut(self.seats[from - 1].at, self.seats[to - 1].at);
     }
 
     /// All links are as they were in the beginning.
     pub fn heal(&mut self) {
-        self.tell("heal".to_owned());
+        self.tell("heal");
         self.net.heal();
         self.net.reset_links();
     }
 
     /// A link takes about so long, and loses so many of a hundred deliveries.
     pub fn slow(&mut self, from: usize, to: usize, most: Duration, loss_percent: u8) {
-        self.tell(format!("slow {from} to {to}: {most:?}, {loss_percent} %"));
+        self.tell(&format!("slow {from} to {to}: {most:?}, {loss_percent} %"));
         let most = most.as_nanos() as Nanos;
         let ends = (self.seats[from - 1].at, self.seats[to - 1].at);
         self.net
@@ -262,14 +262,14 @@ impl World {
 
     /// Each call of a node's disk takes up to so long; `None`: as on the others.
     pub fn slow_disk(&mut self, node: usize, most: Option<Duration>) {
-        self.tell(format!("disk of {node}: {most:?}"));
+        self.tell(&format!("disk of {node}: {most:?}"));
         let most = most.map(|most| most.as_nanos() as u64);
         self.net.set_job_delay_max(self.seats[node - 1].at, most);
     }
 
     /// The wall clock of a node is so many milliseconds off from now on.
     pub fn set_clock(&mut self, node: usize, skew_ms: i64) {
-        self.tell(format!("clock of {node}: {skew_ms} ms off"));
+        self.tell(&format!("clock of {node}: {skew_ms} ms off"));
         self.net.set_wall_skew_ms(self.seats[node - 1].at, skew_ms);
     }
 
@@ -431,7 +431,7 @@ impl World {
             self.asking.remove(&node);
             self.close(client);
         }
-        self.tell(format!("node {node} says {text} -> {answer}"));
+        self.tell(&format!("node {node} says {text} -> {answer}"));
         answer
     }
 
