@@ -12,7 +12,7 @@ const PEERS: u16 = flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI | flag::SKIP_SL
 
 /// One row for every [`Verb`], in its order.
 #[rustfmt::skip]
-pub static ROWS: [Row; 178] = [
+pub static ROWS: [Row; 179] = [
     Row { verb: Verb::Get, name: "get", arity: 2, flags: flag::READONLY | flag::FAST, keys: Keys::ONE, group: Group::String, since: "1.0.0",
         syntax: "key",
         summary: "The value of a key, or nil." },
@@ -418,6 +418,9 @@ pub static ROWS: [Row; 178] = [
     Row { verb: Verb::ReplStatus, name: "repl|status", arity: 2, flags: flag::ADMIN, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
         syntax: "",
         summary: "A line for each shard: this node's role in it, the leader, term, indices, how far the others lag." },
+    Row { verb: Verb::ReplTail, name: "repl|tail", arity: -2, flags: flag::ADMIN | flag::NO_MULTI, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "[shard [from-index]]",
+        summary: "Tells what changes as lines, as it is applied here, of one shard or all; from an entry on, if that is in memory." },
     Row { verb: Verb::Slowlog, name: "slowlog", arity: -2, flags: 0, keys: Keys::NONE, group: Group::None, since: "2.2.12",
         syntax: "",
         summary: "Commands that took long." },

@@ -140,6 +140,7 @@ pub enum Verb {
     ReplMsg,
     ReplSnap,
     ReplStatus,
+    ReplTail,
     Slowlog,
     SlowlogGet,
     SlowlogHelp,

@@ -43,7 +43,7 @@ use crate::wire::reply::Dialect;
 use crate::wire::request::OwnedArgs;
 
 use super::journal::space::{self, Room};
-use super::{Node, cluster, journal, saving};
+use super::{Node, cluster, journal, saving, tail};
 use answer::{Fate, conclude};
 use batches::Committed;
 
@@ -406,6 +406,9 @@ pub fn give_up(cx: &mut Cx<'_, Node>, shard: u16) {
 
 fn conclude_shard(cx: &mut Cx<'_, Node>, shard: usize) {
     while let Some((index, term)) = cx.app.keyspace.next_committed(shard) {
+        if !cx.app.tails.is_empty() {
+            tail::tell(cx, shard);
+        }
         match cx.app.commits.committed(shard, index, term) {
             Committed::Later => return,
             Committed::Concluded(items, proposed) => {

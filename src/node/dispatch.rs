@@ -19,7 +19,7 @@ use super::cluster::{incoming, membership, receiving, route, serve, status, view
 use super::turn::{Answer, Next, Turn, Wait};
 use super::{
     backup, catalogue, clients, connection, help, info, keys, latency, monitor, notify, propose,
-    pubsub, server, settings, slowlog, transaction,
+    pubsub, server, settings, slowlog, tail, transaction,
 };
 
 /// What is answered before everything is in memory that was there before.
@@ -344,6 +344,7 @@ fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> N
         Verb::ReplJoin => return incoming::join(turn, args),
         Verb::ReplMap => return incoming::map(turn, args.at(2)),
         Verb::ReplFound => return incoming::found(turn, args.at(2)),
+        Verb::ReplTail => tail::start(turn, args),
         Verb::ReplStatus => status::status(turn),
         Verb::Save => return server::save(turn),
         Verb::DebugSleep => return server::debug_sleep(turn, args),

@@ -9,7 +9,7 @@
 //!
 //! Around them: [`client`] (the record of a connection), [`turn`] (what a command is run with),
 //! [`transaction`], [`pubsub`], [`notify`]; and what people look at: [`clients`], [`info`], [`stats`],
-//! [`slowlog`], [`latency`], [`monitor`], [`settings`], [`catalogue`], [`help`], [`server`], [`process`].
+//! [`slowlog`], [`latency`], [`monitor`], [`tail`], [`settings`], [`catalogue`], [`help`], [`server`], [`process`].
 //!
 //! Time: every command is stamped with [`Node::at_ms`], which never runs backwards, whatever the wall
 //! clock does. Keys past their time are absent at once and removed by [`housekeeping`] soon.
@@ -44,6 +44,7 @@ pub mod session;
 pub mod settings;
 pub mod slowlog;
 pub mod stats;
+pub mod tail;
 pub mod transaction;
 pub mod turn;
 
@@ -82,6 +83,7 @@ use saving::Saving;
 use session::{Message, Sessions};
 use slowlog::Slowlog;
 use stats::{Meter, Stats};
+use tail::Tails;
 use transaction::Watches;
 use turn::Turn;
 
@@ -147,6 +149,7 @@ pub struct Node {
     notify: Notify,
     touched: Touched,
     monitors: Vec<ConnId>,
+    tails: Tails,
     pause: Option<Pause>,
     /// Sessions that the pause holds back.
     held: Vec<ConnId>,
@@ -212,6 +215,7 @@ impl Node {
             notify: Notify::default(),
             touched: Touched::default(),
             monitors: Vec::new(),
+            tails: Tails::default(),
             pause: None,
             held: Vec::new(),
             stats: Stats::default(),
@@ -325,6 +329,7 @@ impl Node {
         if client.monitor {
             self.monitors.retain(|&monitor| monitor != conn);
         }
+        self.tails.forget(conn);
         self.held.retain(|&held| held != conn);
     }
 }

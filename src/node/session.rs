@@ -445,6 +445,7 @@ impl Protocol<Node> for Session {
             cx.app.clients.get(cx.net.id()).is_some_and(|client| {
                 client.is_subscribed() || client.monitor || client.awaiting > 0
             });
+        let exempt = exempt || cx.app.tails.has(cx.net.id());
         if !exempt && !matches!(self.phase, Phase::Waiting(_) | Phase::Held) {
             cx.net.lose_connection();
         }

@@ -78,6 +78,8 @@ pub(super) struct Group {
     reign: Option<u64>,
     /// Until so many ticks have passed no vote is given.
     quiet_ticks: usize,
+    /// The reign in which a transfer of the leadership was begun.
+    transferring: Option<u64>,
 }
 
 impl Group {
@@ -116,6 +118,7 @@ impl Group {
             committed: VecDeque::new(),
             lease: Lease::default(),
             reign: None,
+            transferring: None,
             quiet_ticks: if is_alone { 0 } else { ELECTION_TICKS },
         }
     }
@@ -235,6 +238,7 @@ impl Group {
     /// A tick has passed.
     pub(super) fn tick(&mut self) {
         self.quiet_ticks = self.quiet_ticks.saturating_sub(1);
+        self.resign_if_refused();
         // Raft cannot stand for election while its log is on its way to the disk.
         if self.is_leader() || !self.is_writing() {
             let before = |&&other: &&u64| other < self.replica;
@@ -242,6 +246,16 @@ impl Group {
             let timeout = ELECTION_TICKS + rank.min(RANKS_MAX - 1);
             self.raft.raft.set_randomized_election_timeout(timeout);
             self.raft.tick();
+        }
+    }
+
+    /// Who was to take over has not, and may yet be told that it may: whenever that is, in the midst of a lease. So
+    /// this reign ends.
+    fn resign_if_refused(&mut self) {
+        let is_over = self.transferring.is_some() && !self.is_transferring();
+        if is_over && self.transferring.take() == self.reign && self.is_leader() {
+            let term = self.raft.raft.term;
+            self.raft.raft.become_follower(term, 0);
         }
     }
 
@@ -260,6 +274,7 @@ impl Group {
     pub(super) fn transfer(&mut self, to: u64) {
         if self.is_leader() {
             self.lease.end();
+            self.transferring = self.reign;
             self.raft.transfer_leader(to);
         }
     }

@@ -231,6 +231,11 @@ impl Shard {
             .map(|entry| (entry.index, entry.term))
     }
 
+    /// The next entry that is committed and not applied, or what is left of it.
+    pub fn next_entry(&self) -> Option<&section::Committed> {
+        self.group.committed()
+    }
+
     /// As of when the next change will be applied by [`apply_next`](Self::apply_next): the entry's time stamp, or that
     /// of one before it, if a leader before had a clock that was ahead. `None` when nothing committed is left.
     pub fn next_at_ms(&mut self) -> Option<u64> {

@@ -172,6 +172,12 @@ impl Shard {
         self.group.entries_behind(index, bytes_max)
     }
 
+    /// Time stamp and changes of an entry of the log, if it has any.
+    pub fn changes_of<'e>(&self, entry: &'e RaftEntry) -> Option<(u64, &'e [u8])> {
+        let is_normal = entry.get_entry_type() == EntryType::EntryNormal;
+        section::body(&entry.data).ok()?.filter(|_| is_normal)
+    }
+
     /// Followers that need a snapshot, since the last call.
     pub fn take_wanted(&mut self) -> Vec<u64> {
         self.group.log_mut().take_wanted().into_iter().collect()
