@@ -346,6 +346,11 @@ fn fly(cx: &mut Cx<'_, Node>) -> bool {
         return false;
     }
     let record = std::mem::take(&mut node.flight.record);
+    if node.journal.is_absent() {
+        // Where a replica begins is written down nevertheless.
+        node.flight.take_off();
+        return false;
+    }
     node.flight.under_way = Some(node.flight.take_off());
     node.flight.items = node.commits.underway();
     let marks = node.keyspace.begin_flight();
