@@ -97,3 +97,16 @@ fn whoever_was_told_tells_the_others() {
     });
     world.agree();
 }
+
+#[test]
+fn a_cluster_may_be_in_memory() {
+    let plan = Plan {
+        has_disks: false,
+        ..Plan::new(seed())
+    };
+    let mut world = World::founded(plan);
+    for node in world.all() {
+        assert_eq!(world.ask(node, "INCR a"), node.to_string());
+    }
+    world.agree();
+}

@@ -45,6 +45,8 @@ pub struct Plan {
     pub seed: u64,
     pub nodes: usize,
     pub shards: u16,
+    /// Whether data are kept on disks.
+    pub has_disks: bool,
     pub faults: Faults,
     /// How often nodes save their stores; a follower may then need a snapshot. `None`: never.
     pub snapshot_interval: Option<Duration>,
@@ -57,6 +59,7 @@ impl Plan {
             seed,
             nodes: 3,
             shards: 2,
+            has_disks: true,
             faults: Faults::calm(),
             snapshot_interval: None,
         }
@@ -176,7 +179,14 @@ impl World {
             ("port", port.as_str()),
             ("cluster", &cluster.join(",")),
             ("shards", &self.plan.shards.to_string()),
-            ("data", "simulated"),
+            (
+                "data",
+                if self.plan.has_disks {
+                    "simulated"
+                } else {
+                    "none"
+                },
+            ),
             ("sync", "always"),
         ] {
             values.set(name, text, Origin::Flag).unwrap();
@@ -190,7 +200,12 @@ impl World {
     pub fn start(&mut self, node: usize) {
         self.tell(&format!("start {node}"));
         let (values, options) = self.options(node);
-        let (seed, net) = (self.plan.seed, self.net.clone());
+        let (
+            Plan {
+                seed, has_disks, ..
+            },
+            net,
+        ) = (self.plan, self.net.clone());
         let seat = self.seat(node);
         assert!(seat.process.is_none(), "node {node} runs");
         seat.lives += 1;
@@ -203,7 +218,10 @@ impl World {
             reserve_bytes: RESERVE_BYTES,
         };
         let seed = seed * 1_000_000 + node as u64 * 1_000 + seat.lives;
-        let state = Node::new(values, options, seed).with_files(files);
+        let mut state = Node::new(values, options, seed);
+        if has_disks {
+            state = state.with_files(files);
+        }
         let (process, _) = node::start(net.again(seat.at), state).unwrap();
         seat.process = Some(process);
     }
