@@ -7,8 +7,9 @@
 //! ```
 //!
 //! The judge looks for an order of all operations, each at a moment between its call and its answer, in which every
-//! answer is right and a client's own order is kept (Wing & Gong 1993, with the memory of Lowe 2017). What was refused is left out: had it been done
-//! nevertheless, values would be seen that nobody wrote. So values are unique, and a thousand apart for INCR.
+//! answer is right and a client's own order is kept (Wing & Gong 1993, with the memory of Lowe 2017). What was refused
+//! is left out: had it been done nevertheless, values would be seen that nobody wrote. So values are unique, and a
+//! thousand apart for INCR.
 
 use std::collections::{BTreeMap, HashSet};
 
