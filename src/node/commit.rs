@@ -55,6 +55,8 @@ pub const NO_TOUCH: u8 = 1 << 1;
 pub const INNER: u8 = 1 << 2;
 /// It may take long: it is timed alone.
 pub const TIMED: u8 = 1 << 3;
+/// Another node has passed it on: it is restricted to its shard, and counted there.
+pub const SERVED: u8 = 1 << 4;
 
 /// One command, or one part of a transaction, of a batch.
 pub struct Item {
@@ -68,7 +70,7 @@ pub struct Item {
     pub verb: Verb,
     /// The shard that it is about.
     pub shard: u16,
-    /// [`SILENT`], [`NO_TOUCH`], [`INNER`], [`TIMED`].
+    /// [`SILENT`], [`NO_TOUCH`], [`INNER`], [`TIMED`], [`SERVED`].
     pub flags: u8,
     /// What is to be done when the batch is durable.
     pub work: Work,
@@ -87,6 +89,8 @@ pub enum Work {
     Changes(Box<Changes>),
     /// Every shard is emptied.
     Flush,
+    /// This shard is emptied.
+    FlushShard(u16),
     /// Something that changes nothing runs behind what is before it.
     Run(Box<OwnedArgs>),
     /// EXEC: so many items follow that are its parts.
@@ -194,7 +198,8 @@ pub fn hand_over(cx: &mut Cx<'_, Node>) {
         let has_advanced = advance(cx);
         let has_flown = fly(cx);
         let has_concluded = conclude_committed(cx);
-        if !has_closed && !has_advanced && !has_flown && !has_concluded {
+        let has_resumed = cluster::serve::resume(cx);
+        if !has_closed && !has_advanced && !has_flown && !has_concluded && !has_resumed {
             break;
         }
     }
@@ -307,10 +312,7 @@ fn settle(cx: &mut Cx<'_, Node>, lane: usize, items: Vec<Item>, can_read: bool) 
     if can_read {
         return conclude(cx, items, Fate::Kept);
     }
-    let is_read = |item: &Item| matches!(item.work, Work::Run(_)) && item.flags & INNER == 0;
-    let (reads, others) = items.into_iter().partition(is_read);
-    conclude(cx, others, Fate::Kept);
-    cx.app.commits.stall(lane, reads);
+    cx.app.commits.stall(lane, items);
 }
 
 /// Lets raft go on where it can; whether it could.

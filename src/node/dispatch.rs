@@ -15,7 +15,9 @@ use crate::wire::reply::Dialect;
 use crate::wire::request::Args;
 
 use super::client::Silence;
-use super::cluster::{incoming, membership, receiving, route, serve, status, view};
+use super::cluster::{
+    incoming, membership, receiving, route, serve, spread, status, transact, view,
+};
 use super::turn::{Answer, Next, Turn, Wait};
 use super::{
     backup, catalogue, clients, connection, help, info, keys, latency, monitor, notify, propose,
@@ -37,7 +39,7 @@ pub fn request(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, request_bytes: usize
     };
     // Only commands on keys can be answered within a batch; all else is answered when the batch has been.
     if turn.client().awaiting > 0
-        && !matches!(found, Ok(row) if row.is(flag::WRITE | flag::READONLY) && !is_of_all_keys(turn, row))
+        && !matches!(found, Ok(row) if row.is(flag::WRITE | flag::READONLY))
     {
         return Next::Settle;
     }
@@ -108,11 +110,6 @@ fn look_up(turn: &mut Turn<'_, '_, '_>, name: &[u8]) -> Option<&'static Row> {
 /// Whether a command takes a short time by its nature. No subcommand does.
 fn is_short(row: &Row) -> bool {
     row.is(flag::FAST) || row.verb == Verb::Set
-}
-
-/// Whether a command is about all keys of a cluster.
-fn is_of_all_keys(turn: &Turn<'_, '_, '_>, row: &Row) -> bool {
-    turn.node.cluster.is_some() && route::is_of_all_keys(row.verb)
 }
 
 /// Whether a web browser is talking: then somebody else's page may be choosing its words.
@@ -195,7 +192,7 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
     {
         return refuse(turn, Some(row), text.as_bytes());
     }
-    if let Some(transaction) = &mut client.transaction {
+    if client.transaction.is_some() {
         let immediate = matches!(
             row.verb,
             Verb::Exec | Verb::Discard | Verb::Multi | Verb::Watch | Verb::Quit | Verb::Reset
@@ -209,23 +206,10 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
             );
         }
         if !immediate {
-            transaction.queue(args);
-            let bytes = transaction.bytes();
-            if bytes > turn.node.options.request_bytes_max {
-                log::warn!(
-                    "{}: a transaction of more than {bytes} bytes; closed",
-                    turn.client().peer
-                );
-                turn.reply
-                    .error("ERR the transaction is larger than client-query-buffer-limit");
-                return Next::Close;
-            }
-            let before = turn.reply.len();
-            turn.reply.simple("QUEUED");
-            keep_silence(turn, before);
-            return Next::Go;
+            return queue(turn, row, args);
         }
     }
+    let client = turn.client();
     let (silence, no_touch) = (client.silence, client.no_touch);
     let before = turn.reply.len();
     turn.node.keyspace.set_touching(!no_touch);
@@ -242,6 +226,31 @@ fn with_care(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
         }),
         next => next,
     }
+}
+
+/// Adds a command to the transaction that is being typed.
+fn queue(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next {
+    if let Some(text) = transact::queue(turn, row, args) {
+        return refuse(turn, Some(row), text.as_bytes());
+    }
+    let Some(transaction) = &mut turn.client().transaction else {
+        return Next::Go;
+    };
+    transaction.queue(args);
+    let bytes = transaction.bytes();
+    if bytes > turn.node.options.request_bytes_max {
+        log::warn!(
+            "{}: a transaction of more than {bytes} bytes; closed",
+            turn.client().peer
+        );
+        turn.reply
+            .error("ERR the transaction is larger than client-query-buffer-limit");
+        return Next::Close;
+    }
+    let before = turn.reply.len();
+    turn.reply.simple("QUEUED");
+    keep_silence(turn, before);
+    Next::Go
 }
 
 /// Runs a command that may run: now, or as part of the next batch.
@@ -352,7 +361,7 @@ fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> N
         Verb::ClientKill => return clients::kill(turn, args),
         Verb::Multi => transaction::multi(turn),
         Verb::Discard => transaction::discard(turn),
-        Verb::Watch => transaction::watch(turn, args),
+        Verb::Watch => return transaction::watch(turn, args),
         Verb::Unwatch => transaction::unwatch(turn),
         Verb::Subscribe => pubsub::subscribe(turn, pubsub::Kind::Channel, args.skip(1)),
         Verb::Psubscribe => pubsub::subscribe(turn, pubsub::Kind::Pattern, args.skip(1)),
@@ -361,10 +370,7 @@ fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> N
         Verb::Publish if args.at(1).len() > CHANNEL_BYTES_MAX => {
             turn.reply.error("ERR channel is longer than 65536 bytes");
         }
-        Verb::Publish => {
-            let receivers = pubsub::publish(turn, args.at(1), args.at(2));
-            turn.reply.count(receivers);
-        }
+        Verb::Publish => return spread::publish(turn, args),
         Verb::PubsubChannels if args.len() > 3 => turn.reply.error(
             "ERR unknown subcommand or wrong number of arguments for 'channels'. Try PUBSUB HELP.",
         ),

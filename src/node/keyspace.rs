@@ -13,6 +13,8 @@ use crate::cluster::map::META;
 pub mod progress;
 pub mod replicas;
 
+use std::ops::Range;
+
 use crate::command::data::{BitOperator, Command, Counted, LcsAnswer, Many};
 use crate::command::glob;
 use crate::command::op::{Action, Effect, Event, Op};
@@ -31,6 +33,12 @@ const SCAN_KEYS: usize = 1_000;
 
 /// Bits of a scan cursor that name the shard.
 const CURSOR_SHARD_BITS: u32 = 14;
+
+/// The shard that a scan cursor names.
+pub fn cursor_shard(cursor: u64) -> u16 {
+    (cursor & ((1 << CURSOR_SHARD_BITS) - 1)) as u16
+}
+
 const _: () = assert!(1 << CURSOR_SHARD_BITS == ring::SLOTS as u32);
 
 /// What changed, for those who watch: filled only while somebody does.
@@ -108,6 +116,8 @@ pub struct Keyspace {
     committed: Vec<usize>,
     /// The shard that the next sweep begins with.
     sweep_next: usize,
+    /// The shard that commands about all keys are restricted to.
+    only: Option<usize>,
     /// What FLUSHALL left behind, to be dropped on another thread.
     dropped: Vec<Dropped>,
 }
@@ -143,6 +153,7 @@ impl Keyspace {
             replaced: Vec::new(),
             committed: Vec::new(),
             sweep_next: 0,
+            only: None,
             dropped: Vec::new(),
         }
     }
@@ -245,6 +256,22 @@ impl Keyspace {
         }
     }
 
+    /// Proposes that a shard is emptied.
+    pub fn propose_flush_of(&mut self, number: u16) {
+        let index = self.index_of_number(number);
+        self.propose_with(index, Shard::propose_flush);
+    }
+
+    /// Restricts commands about all keys to those of a shard, until they are not any more.
+    pub fn restrict(&mut self, number: Option<u16>) {
+        self.only = number.map(|number| self.index_of_number(number));
+    }
+
+    /// The shards that a command about all keys is about, by index.
+    fn range(&self) -> Range<usize> {
+        self.only.map_or(0..self.count, |index| index..index + 1)
+    }
+
     /// Applies the next change in the shard of `slot`; whether it deleted a key.
     pub fn apply_next(&mut self, slot: u16, reply: &mut Reply<'_>, touched: &mut Touched) -> bool {
         let index = self.index_of_slot(slot);
@@ -252,9 +279,16 @@ impl Keyspace {
         matches!(applied, Some(Applied::One(effect)) if effect.has(Event::Del))
     }
 
-    /// Applies the next change in every shard: that it is emptied.
-    pub fn apply_flush(&mut self) {
-        for shard in &mut self.shards[..self.count] {
+    /// Applies the next change in every shard, or in this one: that it is emptied.
+    pub fn apply_flush(&mut self, only: Option<u16>) {
+        let range = match only {
+            None => 0..self.count,
+            Some(number) => {
+                let index = self.index_of_number(number);
+                index..index + 1
+            }
+        };
+        for shard in &mut self.shards[range] {
             let mut unread = Vec::new();
             let mut reply = Reply::new(&mut unread, Dialect::Resp2);
             if let Some(Applied::Flushed(dropped)) = shard.apply_next(&mut reply, |_, _| {}) {
@@ -282,7 +316,12 @@ impl Keyspace {
 
     /// Number of keys, those included that have expired and not been swept yet.
     pub fn len(&self) -> usize {
-        self.data().iter().map(|shard| shard.store().len()).sum()
+        self.len_in(0..self.count)
+    }
+
+    fn len_in(&self, range: Range<usize>) -> usize {
+        let shards = self.shards[range].iter();
+        shards.map(|shard| shard.store().len()).sum()
     }
 
     /// Whether there is no key.
@@ -368,7 +407,12 @@ impl Keyspace {
         let mut expired = Effect::default();
         expired.modified = true;
         expired.add(Event::Expired);
-        shard.sweep(at_ms, tables_max, &mut |key| touched.add(key, expired))
+        // Only the leader tells: the others find the same keys past their time.
+        let is_told = touched.recording && shard.is_leader();
+        let recording = std::mem::replace(&mut touched.recording, is_told);
+        let swept = shard.sweep(at_ms, tables_max, &mut |key| touched.add(key, expired));
+        touched.recording = recording;
+        swept
     }
 
     /// The shard that `key` is in.
@@ -452,7 +496,7 @@ impl Keyspace {
                 self.scan(cursor, pattern, count, only_strings, at_ms, reply);
             }
             Many::RandomKey => self.random_key(random(), at_ms, reply),
-            Many::DbSize => reply.count(self.len()),
+            Many::DbSize => reply.count(self.len_in(self.range())),
             Many::Set { .. }
             | Many::Rename { .. }
             | Many::Copy { .. }
@@ -515,7 +559,7 @@ impl Keyspace {
 
     fn keys(&self, pattern: &[u8], at_ms: u64, reply: &mut Reply<'_>) {
         let mut found: Vec<Box<[u8]>> = Vec::new();
-        for shard in self.data() {
+        for shard in &self.shards[self.range()] {
             shard.store().for_each(at_ms, &mut |key, _| {
                 if pattern == b"*" || glob::matches(pattern, key) {
                     found.push(key.into());
@@ -537,9 +581,11 @@ impl Keyspace {
     ) {
         let mut found: Vec<Box<[u8]>> = Vec::new();
         let mut seen = 0;
-        let mut shard = (cursor & ((1 << CURSOR_SHARD_BITS) - 1)) as usize;
+        let mut shard = usize::from(cursor_shard(cursor));
+        // Another node's command is about the one shard; its next cursor names the shard behind that all the same.
+        let end = self.only.map_or(self.count, |only| only + 1);
         let mut position = cursor >> CURSOR_SHARD_BITS;
-        while shard < self.count && seen < count {
+        while shard < end && seen < count {
             position = self.shards[shard]
                 .store()
                 .scan(position, count - seen, at_ms, &mut |key| {
@@ -562,10 +608,10 @@ impl Keyspace {
     }
 
     fn random_key(&self, random: u64, at_ms: u64, reply: &mut Reply<'_>) {
-        let total = self.len() as u64;
+        let range = self.range();
+        let total = self.len_in(range.clone()) as u64;
         let mut nth = if total == 0 { 0 } else { random % total };
-        let first = self
-            .data()
+        let first = self.shards[range.clone()]
             .iter()
             .position(|shard| {
                 let len = shard.store().len() as u64;
@@ -575,10 +621,10 @@ impl Keyspace {
             })
             .unwrap_or(0);
         // A shard may hold nothing but expired keys: then the next one that has something answers.
-        let key = (0..self.count)
-            .map(|step| (first + step) % self.count)
+        let key = (0..range.len())
+            .map(|step| (first + step) % range.len())
             .find_map(|shard| {
-                self.shards[shard]
+                self.shards[range.start + shard]
                     .store()
                     .random_key(random.rotate_left(17), at_ms)
             });

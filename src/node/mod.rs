@@ -302,7 +302,14 @@ impl Node {
 
     /// Changes to keys are recorded only while somebody wants to know.
     fn update_recording(&mut self) {
-        self.touched.recording = self.notify.is_on() || !self.watches.is_empty();
+        self.touched.recording =
+            self.notify.is_on() || !self.watches.is_empty() || self.is_wanted_elsewhere();
+    }
+
+    /// Whether another node wants to hear of changes to keys.
+    fn is_wanted_elsewhere(&self) -> bool {
+        let cluster = self.cluster.as_ref();
+        cluster.is_some_and(|cluster| cluster.spread.is_wanted())
     }
 
     fn end_pause(&mut self, net: &mut Net<'_, Node>) {

@@ -1,10 +1,12 @@
 //! Keyspace notifications: changes to keys as messages on `__keyspace@0__:key` and `__keyevent@0__:event`.
 //!
 //! Which classes are sent is Redis's setting `notify-keyspace-events`, letter by letter. Nothing is
-//! recorded, and nothing costs anything, while it is empty and nobody watches a key.
+//! recorded, and nothing costs anything, while it is empty and nobody watches a key. In a cluster the node that leads a
+//! shard tells of its keys, also those nodes that asked for it ([`spread`]).
 
 use crate::command::op::Event;
 
+use super::cluster::spread;
 use super::pubsub;
 use super::turn::Turn;
 
@@ -77,7 +79,8 @@ impl Notify {
         self.bits & (KEYSPACE | KEYEVENT) != 0 && self.bits & !(KEYSPACE | KEYEVENT) != 0
     }
 
-    fn wants(self, event: Event) -> bool {
+    /// Whether it asks for this event.
+    pub fn wants(self, event: Event) -> bool {
         let class = match event {
             Event::Expired => 1 << 8,
             Event::New => NEW,
@@ -115,6 +118,10 @@ pub fn tell_touched(turn: &mut Turn<'_, '_, '_>) {
         }
         if turn.node.notify.is_on() {
             effect.events().for_each(|event| send(turn, event, &key));
+        }
+        if turn.node.is_wanted_elsewhere() {
+            let events = effect.events();
+            events.for_each(|event| spread::event(turn.node, event, &key));
         }
     }
     turn.node.touched.keys = keys;

@@ -27,7 +27,7 @@ use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::{Args, OwnedArgs};
 
 use super::client::Silence;
-use super::commit::{Answer, Changes, INNER, Item, NO_TOUCH, SILENT, TIMED, Work};
+use super::commit::{Answer, Changes, INNER, Item, NO_TOUCH, SERVED, SILENT, TIMED, Work};
 use super::keyspace::{Keyspace, Proposed, combine};
 use super::slowlog;
 use super::turn::{Next, Turn};
@@ -101,7 +101,8 @@ pub fn command(
     }
     let is_many = matches!(command, Command::Many(_));
     let before = is_many.then(|| turn.node.keyspace.proposed());
-    let mut proposal = Proposal::new(&mut turn.node.keyspace, turn.node.at_ms);
+    let only = turn.serving.map(|serving| serving.shard);
+    let mut proposal = Proposal::new(&mut turn.node.keyspace, turn.node.at_ms, only);
     let work = proposal.work(command);
     if before.is_some_and(|before| is_too_much(turn, &before)) {
         return refuse(turn, TOO_MUCH);
@@ -161,7 +162,8 @@ pub fn transaction(
         let work = match command {
             None => Work::Run(Box::new(OwnedArgs::copy(*args))),
             Some(command) => {
-                let mut proposal = Proposal::new(&mut turn.node.keyspace, turn.node.at_ms);
+                let only = turn.serving.map(|serving| serving.shard);
+                let mut proposal = Proposal::new(&mut turn.node.keyspace, turn.node.at_ms, only);
                 proposal.overlay = overlay.take();
                 let work = proposal.work(command);
                 overlay = proposal.overlay;
@@ -174,8 +176,7 @@ pub fn transaction(
         works.push(work);
     }
     let flags = flags(turn) & !TIMED;
-    let shards = parts.iter().map(|(row, args, _)| shard(turn, row, *args));
-    let of_all = shards.max().unwrap_or_default();
+    let of_all = turn.serving.map_or(0, |serving| serving.shard);
     push_item(turn, exec, of_all, flags, Work::Exec(parts.len()), None);
     for ((row, args, _), work) in parts.iter().zip(works) {
         push(turn, row, *args, flags | INNER, work);
@@ -188,7 +189,7 @@ fn refuse(turn: &mut Turn<'_, '_, '_>, text: &str) -> Next {
     if turn.client().awaiting > 0 {
         return Next::Settle;
     }
-    turn.node.latches.release(turn.me, turn.net);
+    turn.release_latch();
     turn.reply.error(text);
     Next::Go
 }
@@ -197,7 +198,8 @@ fn refuse(turn: &mut Turn<'_, '_, '_>, text: &str) -> Next {
 fn is_crowded(turn: &mut Turn<'_, '_, '_>) -> bool {
     let is_crowded = turn.node.keyspace.open_bytes() > OPEN_BYTES_MAX;
     if is_crowded {
-        turn.node.latches.wait(turn.me, Vec::new());
+        let holder = turn.holder();
+        turn.node.latches.wait(holder, Vec::new());
     }
     is_crowded
 }
@@ -271,18 +273,22 @@ fn slots(row: &Row, args: Args<'_>) -> Vec<u16> {
 /// Whether the command at hand may run now, for which no write to the slots `idle` may be under way, and nobody
 /// may have reserved those or the slots `free`; if not, it waits, and reserves what must be idle.
 fn latch(turn: &mut Turn<'_, '_, '_>, idle: Vec<u16>, free: &[u16]) -> bool {
+    let holder = turn.holder();
     let node = &mut *turn.node;
-    let is_free = |&slot: &u16| !node.latches.is_reserved(slot, turn.me);
+    let is_free = |&slot: &u16| !node.latches.is_reserved(slot, holder);
     let is_idle = |&slot: &u16| node.commits.is_idle(slot);
     if idle.iter().all(is_idle) && idle.iter().chain(free).all(is_free) {
-        node.latches.release(turn.me, turn.net);
+        node.latches.release(holder, turn.net);
         return true;
     }
-    node.latches.wait(turn.me, idle);
+    node.latches.wait(holder, idle);
     false
 }
 
 fn flags(turn: &mut Turn<'_, '_, '_>) -> u8 {
+    if let Some(serving) = turn.serving {
+        return SERVED | if serving.no_touch { NO_TOUCH } else { 0 };
+    }
     let timed = if turn.quick { 0 } else { TIMED };
     let client = turn.client();
     let silent = if client.silence == Silence::Off {
@@ -300,8 +306,12 @@ fn push(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>, flags: u
     push_item(turn, row, shard, flags, work, typed);
 }
 
-/// The shard of a command's first key. It matters only where each shard has its lane.
+/// The shard that another node's command is restricted to; else that of its first key. It matters only where each shard
+/// has its lane.
 fn shard(turn: &Turn<'_, '_, '_>, row: &Row, args: Args<'_>) -> u16 {
+    if let Some(serving) = turn.serving {
+        return serving.shard;
+    }
     let is_split = turn.node.commits.is_split();
     let key = row.keys.positions(args.len()).next().filter(|_| is_split);
     key.map_or(0, |at| turn.node.keyspace.shard_of(args.at(at)))
@@ -318,7 +328,7 @@ fn push_item(
     let bytes = std::mem::take(&mut turn.request_bytes);
     let dialect = turn.reply.dialect();
     let number = match turn.serving {
-        Some(id) => id,
+        Some(serving) => serving.id,
         None => {
             let client = turn.client();
             client.awaiting += 1;
@@ -350,6 +360,8 @@ fn push_item(
 struct Proposal<'k> {
     keyspace: &'k mut Keyspace,
     at_ms: u64,
+    /// The shard that the command is restricted to.
+    only: Option<u16>,
     /// Within a transaction in which something is decided now.
     overlay: Option<Overlay>,
     /// Slots of the changes so far.
@@ -357,10 +369,11 @@ struct Proposal<'k> {
 }
 
 impl<'k> Proposal<'k> {
-    fn new(keyspace: &'k mut Keyspace, at_ms: u64) -> Self {
+    fn new(keyspace: &'k mut Keyspace, at_ms: u64, only: Option<u16>) -> Self {
         Proposal {
             keyspace,
             at_ms,
+            only,
             overlay: None,
             slots: Vec::new(),
         }
@@ -374,6 +387,10 @@ impl<'k> Proposal<'k> {
                 let slot = ring::slot(op.key);
                 self.keyspace.propose(slot, op);
                 return Work::Change { slot };
+            }
+            Command::Many(Many::Flush) if let Some(shard) = self.only => {
+                self.keyspace.propose_flush_of(shard);
+                return Work::FlushShard(shard);
             }
             Command::Many(Many::Flush) => {
                 self.keyspace.propose_flush();

@@ -5,6 +5,7 @@
 //! RESP2 has no type for a push: there a message is an array, and a subscribed client may say little else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use crate::command::glob;
 use crate::command::table;
@@ -87,6 +88,14 @@ impl PubSub {
     /// Number of patterns.
     pub fn patterns(&self) -> usize {
         self.patterns.len()
+    }
+
+    /// Whether somebody may listen to changes of keys.
+    pub fn has_key_listeners(&self) -> bool {
+        const BEGIN: &[u8] = b"__key";
+        let from = (Bound::Included(BEGIN), Bound::Unbounded);
+        let first = self.channels.range::<[u8], _>(from).next();
+        !self.patterns.is_empty() || first.is_some_and(|(channel, _)| channel.starts_with(BEGIN))
     }
 
     fn remove(&mut self, kind: Kind, name: &[u8], conn: ConnId) {

@@ -30,6 +30,7 @@ use crate::wire::request::{Limits, Parser, Progress, Violation};
 
 use super::Node;
 use super::ahead;
+use super::cluster;
 use super::dispatch;
 use super::turn::{Answer, Next, Turn, Until, Wait};
 
@@ -459,7 +460,8 @@ impl Protocol<Node> for Session {
             cx.net.cancel(alarm);
         }
         let me = cx.net.id();
-        cx.app.latches.release(me, &mut cx.net);
+        cx.app.latches.release_all(me, &mut cx.net);
+        cluster::forget(cx, me);
         cx.app.forget(me);
     }
 }

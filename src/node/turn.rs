@@ -10,6 +10,8 @@ use crate::wire::reply::Reply;
 
 use super::Node;
 use super::client::Client;
+use super::cluster::frames::ANY;
+use super::latch::Holder;
 use super::session::{Message, Said};
 
 /// How a session goes on after a command.
@@ -79,6 +81,17 @@ pub enum Answer {
     Nothing,
 }
 
+/// The command of another node that is being run.
+#[derive(Debug, Clone, Copy)]
+pub struct Serving {
+    /// The caller's name for it.
+    pub id: u64,
+    /// The shard that it is restricted to.
+    pub shard: u16,
+    /// It does not count as use of keys.
+    pub no_touch: bool,
+}
+
 /// Bytes that a subscriber or monitor may leave unread: nobody slows down for it, so that its replies
 /// cannot be held back as those to its own commands are.
 const PUSHED_BYTES_MAX: usize = 32 << 20;
@@ -102,8 +115,8 @@ pub struct Turn<'t, 'n, 'o> {
     pub quick: bool,
     /// Pushes that stand behind EXEC's reply.
     pub pushed: Vec<u8>,
-    /// The id of the command that another node has passed on, when it is its.
-    pub serving: Option<u64>,
+    /// The command that another node has passed on, when it is its.
+    pub serving: Option<Serving>,
 }
 
 impl Turn<'_, '_, '_> {
@@ -115,6 +128,20 @@ impl Turn<'_, '_, '_> {
             cx.net.post(me, Message::Say(said));
         });
         Next::Wait(Wait::UNTIL_DONE)
+    }
+
+    /// Whose command it is, where commands wait for keys.
+    pub fn holder(&self) -> Holder {
+        Holder {
+            conn: self.me,
+            shard: self.serving.map_or(ANY, |serving| serving.shard),
+        }
+    }
+
+    /// The command at hand waits for no keys any more.
+    pub fn release_latch(&mut self) {
+        let holder = self.holder();
+        self.node.latches.release(holder, self.net);
     }
 
     /// The record of the client whose command it is.

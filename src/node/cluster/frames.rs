@@ -9,7 +9,11 @@
 //!            | id u64 | 2                               not done: ask again
 //! ```
 //!
-//! Integers are little-endian. `shard` [`ANY`] asks the node itself. The caller chooses the ids.
+//! Integers are little-endian. `shard` [`ANY`] asks the node itself. The caller chooses the ids; a command with the id
+//! 0 is not answered. Behind a shard a command is restricted to it: `DBSIZE` counts the keys of that shard.
+//!
+//! Some commands are said by nodes only: `EXEC` with a whole transaction, `WATCH` and `UNWATCH` with the name of a
+//! client ([`transact`](super::transact)); `EVENT` and `LISTEN` ([`spread`](super::spread)).
 
 use crate::wire::reply::Dialect;
 use crate::wire::request::{Args, OwnedArgs};
@@ -21,6 +25,8 @@ pub const ANY: u16 = u16::MAX;
 pub const NO_TOUCH: u8 = 1;
 /// The local replica may answer, however old what it knows.
 pub const STALE: u8 = 1 << 1;
+/// When it was sent, the caller had nothing under way for its shard.
+pub const FRESH: u8 = 1 << 2;
 
 /// A command on its way.
 #[derive(Debug)]
@@ -31,7 +37,7 @@ pub struct Command {
     pub shard: u16,
     /// How the reply is to look.
     pub dialect: Dialect,
-    /// [`NO_TOUCH`], [`STALE`].
+    /// [`NO_TOUCH`], [`STALE`], [`FRESH`].
     pub flags: u8,
     /// What was typed.
     pub args: OwnedArgs,
@@ -61,6 +67,11 @@ pub fn put_command(
     out.extend_from_slice(&shard.to_le_bytes());
     out.push(dialect_code(dialect));
     out.push(flags);
+    put_args(out, args);
+}
+
+/// Appends arguments, as they stand in a command.
+pub fn put_args(out: &mut Vec<u8>, args: Args<'_>) {
     out.extend_from_slice(&(args.len() as u32).to_le_bytes());
     for argument in args.iter() {
         out.extend_from_slice(&(argument.len() as u32).to_le_bytes());
@@ -95,6 +106,20 @@ pub fn take_command(frame: &mut &[u8]) -> Result<Command, &'static str> {
     let id = u64::from_le_bytes(array(frame)?);
     let shard = u16::from_le_bytes(array(frame)?);
     let [dialect, flags] = array(frame)?;
+    Ok(Command {
+        id,
+        shard,
+        dialect: dialect_of(dialect)?,
+        flags,
+        args: take_args(frame)?,
+    })
+}
+
+/// The arguments with which `frame` begins; there is at least one.
+///
+/// # Errors
+/// There are none.
+pub fn take_args(frame: &mut &[u8]) -> Result<OwnedArgs, &'static str> {
     let count = u32::from_le_bytes(array(frame)?);
     let mut args = OwnedArgs::default();
     for _ in 0..count {
@@ -102,13 +127,7 @@ pub fn take_command(frame: &mut &[u8]) -> Result<Command, &'static str> {
     }
     match args.args().is_empty() {
         true => Err(WRONG),
-        false => Ok(Command {
-            id,
-            shard,
-            dialect: dialect_of(dialect)?,
-            flags,
-            args,
-        }),
+        false => Ok(args),
     }
 }
 

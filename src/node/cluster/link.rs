@@ -20,6 +20,7 @@ use crate::reactor::reconnect::{Backoff, Reconnecting};
 use crate::wire::decode::{Decoder, Limits, Value};
 
 use super::super::Node;
+use super::super::notify::Notify;
 use super::{VERSION, forward, founding, unreachable};
 
 /// Longest frame of answers.
@@ -44,6 +45,8 @@ pub struct Link {
     pub called: Option<Called>,
     /// The epoch of the map that it was told.
     pub told: u64,
+    /// Which events this node has asked it for.
+    pub listens: Notify,
     /// Raft's messages that go out at the end of the turn.
     pub messages: Vec<u8>,
     /// Commands that do.
@@ -137,6 +140,7 @@ pub fn dial_all(cx: &mut Cx<'_, Node>, wanted: &[SocketAddr]) {
                 conn: None,
                 called: None,
                 told: 0,
+                listens: Notify::default(),
                 messages: Vec::new(),
                 commands: Vec::new(),
             }
@@ -257,7 +261,8 @@ impl Protocol<Node> for Caller {
         );
         match cluster.links.get_mut(&self.address) {
             Some(link) => {
-                (link.conn, link.called, link.told) = (Some(me), None, 0);
+                (link.conn, link.called) = (Some(me), None);
+                (link.told, link.listens) = (0, Notify::default());
                 cx.net.write(greeting.as_bytes());
             }
             None => cx.net.lose_connection(),

@@ -171,7 +171,7 @@ pub fn wish(turn: &mut Turn<'_, '_, '_>, wish: &Wish) -> Next {
             propose_text(turn.node, &next);
             let item = Item {
                 conn: turn.me,
-                number: turn.serving.unwrap_or(0),
+                number: turn.serving.map_or(0, |serving| serving.id),
                 dialect: turn.reply.dialect(),
                 ..Item::of_nobody(META, Work::Map)
             };

@@ -17,22 +17,28 @@
 //!
 //! The rooms: [`founding`] (from a list of addresses to a map), [`link`] (what this node dials), [`incoming`] (what
 //! others say), [`frames`] (bytes), [`route`] (where a command is to be run), [`forward`] (commands for other nodes),
-//! [`serve`] (commands of other nodes), [`sending`] and [`receiving`] (snapshots for replicas that lag behind),
-//! [`membership`] (nodes come and go), [`wishes`] (what they ask for), [`handing`] (leaders move), [`status`] (what
-//! people look at), [`view`] (what smart clients read), [`wait`] (how far writes are replicated).
+//! [`routes`] (their order), [`gather`] (commands over several shards), [`transact`] (transactions and watches),
+//! [`serve`] (commands of other nodes), [`spread`] (messages for all nodes), [`sending`] and [`receiving`] (snapshots
+//! for replicas that lag behind), [`membership`] (nodes come and go), [`wishes`] (what they ask for), [`handing`]
+//! (leaders move), [`status`] (what people look at), [`view`] (what smart clients read), [`wait`] (how far writes are
+//! replicated).
 
 pub mod forward;
 pub mod founding;
 pub mod frames;
+pub mod gather;
 pub mod handing;
 pub mod incoming;
 pub mod link;
 pub mod membership;
 pub mod receiving;
 pub mod route;
+pub mod routes;
 pub mod sending;
 pub mod serve;
+pub mod spread;
 pub mod status;
+pub mod transact;
 pub mod view;
 pub mod wait;
 pub mod wishes;
@@ -42,6 +48,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use raft::eraftpb::Message;
+use slab::Slab;
 
 use crate::cluster::map::{META, Map, NodeId, ReplicaId};
 use crate::reactor::app::Cx;
@@ -54,10 +61,13 @@ use crate::data::mapfile;
 
 use super::{Node, commit};
 use forward::Forwards;
+use gather::Gathering;
 use handing::Handing;
 use link::Link;
 use receiving::Receiving;
 use sending::Sendings;
+use serve::Served;
+use spread::Spread;
 
 /// The version of what nodes say to each other. A node talks to those of its own version and to those of the one
 /// before or after.
@@ -92,6 +102,12 @@ pub struct Cluster {
     pub links: BTreeMap<SocketAddr, Link>,
     /// Commands for other nodes.
     pub forwards: Forwards,
+    /// Commands over several shards.
+    pub gatherings: Slab<Gathering>,
+    /// What concerns every node.
+    pub spread: Spread,
+    /// Commands of other nodes.
+    pub served: Served,
     /// Answers to other nodes that go out at the end of the turn, by the connection that they called on.
     pub answers: BTreeMap<ConnId, Vec<u8>>,
     /// Addresses of nodes that are to be taken in.
@@ -119,6 +135,9 @@ impl Cluster {
             begun: None,
             links: BTreeMap::new(),
             forwards: Forwards::default(),
+            gatherings: Slab::new(),
+            spread: Spread::default(),
+            served: Served::default(),
             answers: BTreeMap::new(),
             meeting: BTreeSet::new(),
             handing: Handing::default(),
@@ -254,6 +273,7 @@ fn tick(cx: &mut Cx<'_, Node>) {
     founding::tend(cx);
     forward::tend(cx);
     sending::tend(cx);
+    transact::tend(cx.app);
     give_up_orphaned(cx);
     handing::go_on(cx);
     let Some(cluster) = &mut cx.app.cluster else {
@@ -306,6 +326,7 @@ pub fn send(cx: &mut Cx<'_, Node>) {
             put_message(cx.app, &cx.net, shard, &message);
         }
     }
+    spread::tell(cx.app);
     let Some(cluster) = &mut cx.app.cluster else {
         return;
     };
@@ -318,6 +339,20 @@ pub fn send(cx: &mut Cx<'_, Node>) {
         cx.net.write_to(conn, &frame);
         cx.net.write_to(conn, b"\r\n");
     }
+}
+
+/// A session is gone: a client's, whose watches end where its keys are led; or that of a node, with all that it asked
+/// for.
+pub fn forget(cx: &mut Cx<'_, Node>, conn: ConnId) {
+    let now = cx.net.now();
+    transact::forget(cx.app, now, conn);
+    let Some(cluster) = &mut cx.app.cluster else {
+        return;
+    };
+    cluster.served.forget(conn);
+    cluster.spread.forget(conn);
+    cx.app.watches.forget_link(conn);
+    cx.app.update_recording();
 }
 
 /// Gives a message of a shard to the link that it goes out on; without one it is lost, and raft hears of it.

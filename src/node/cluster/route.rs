@@ -1,33 +1,43 @@
-//! Where a client's command is to be run: here, by the leader of its shard, or nowhere.
+//! Where a client's command is to be run: here, by the leader of its shard, by several, or nowhere.
 
+use crate::command::data::{Command, Many};
+use crate::command::parse;
 use crate::command::row::{Keys, Row, flag};
 use crate::command::verb::Verb;
 use crate::wire::request::Args;
 
+use super::super::keyspace;
+use super::super::propose;
 use super::super::turn::{Next, Turn};
 use super::super::{Node, dispatch};
-use super::{forward, founding, view};
+use super::{forward, founding, gather, view};
 
 /// What is answered to commands whose keys are in several shards and that must be done as one.
-const CROSSSLOT: &str =
+pub const CROSSSLOT: &str =
     "CROSSSLOT Keys in request don't hash to the same shard: give them a common {tag}";
 
 /// Sees to a command on keys, if it is not to be simply run here.
 pub fn route(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Option<Next> {
     let of_slot = view::shard_of(turn.node, row, args);
-    if of_slot.is_none() && (row.keys == Keys::NONE || !row.is(flag::WRITE | flag::READONLY)) {
+    if of_slot.is_none() && !row.is(flag::WRITE | flag::READONLY) {
         return None;
     }
-    if turn
-        .node
-        .cluster
-        .as_ref()
-        .is_none_or(|cluster| cluster.map.is_none())
-    {
+    let is_of_all = is_of_all_keys(row.verb);
+    if of_slot.is_none() && row.keys == Keys::NONE && !is_of_all {
+        return (turn.client().awaiting > 0).then_some(Next::Settle);
+    }
+    if is_waiting(turn.node) {
         return Some(refuse(turn, &founding::waiting(turn.node)));
     }
+    if is_of_all {
+        return all_keys(turn, row, args);
+    }
     let Some(shard) = of_slot.or_else(|| shard_of(turn.node, row, args)) else {
-        return Some(refuse(turn, CROSSSLOT));
+        return Some(match gather::is_divisible(row.verb) {
+            true if propose::has_enough(turn) => Next::Settle,
+            true => gather::by_keys(turn, row, args),
+            false => refuse(turn, CROSSSLOT),
+        });
     };
     if row.is(flag::WRITE) {
         turn.client().wrote = Some(shard);
@@ -55,6 +65,30 @@ fn stale(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Next
         0 => dispatch::run_now(turn, row, args),
         _ => Next::Settle,
     }
+}
+
+/// A command about all keys; one that is wrong is run here, and so refused.
+fn all_keys(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> Option<Next> {
+    let shards = turn.node.keyspace.count();
+    let cursor_shard = match parse::data(row, args, turn.node.at_ms) {
+        Some(Ok(Command::Many(Many::Scan { cursor, .. }))) => Some(keyspace::cursor_shard(cursor)),
+        Some(Ok(_)) => None,
+        _ => return (turn.client().awaiting > 0).then_some(Next::Settle),
+    };
+    if propose::has_enough(turn) {
+        return Some(Next::Settle);
+    }
+    match cursor_shard {
+        None => Some(gather::by_shards(turn, row, args)),
+        Some(shard) if shard < shards => Some(forward::command(turn, row, args, shard)),
+        Some(_) => (turn.client().awaiting > 0).then_some(Next::Settle),
+    }
+}
+
+/// Whether there is no cluster yet.
+pub fn is_waiting(node: &Node) -> bool {
+    let cluster = node.cluster.as_ref();
+    cluster.is_none_or(|cluster| cluster.map.is_none())
 }
 
 /// Whether commands for a shard were passed on and are not answered: what is run here now would be before them.

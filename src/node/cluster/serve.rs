@@ -1,20 +1,56 @@
 //! Commands that other nodes pass on to the leader of their shard.
 //!
 //! They run as those of a client do, on behalf of the link's session; answers carry the id that the caller gave. What
-//! this node cannot do (it does not lead, or not yet, or the keys are busy) goes back undone.
+//! this node cannot do, because it does not lead, or not yet, goes back undone; and with it all that the caller sends
+//! until it knows ([`FRESH`]), so that nothing is done before what came before it.
+//!
+//! ```text
+//!   link ─▶ command ─┬─▶ run ─▶ answer
+//!                    ├─▶ keys are busy, or the shard is being handed over: parked,
+//!                    │   and behind it all of the same link for the same shard
+//!                    └─▶ another leads: back
+//! ```
+//!
+//! A command that must see its keys idle ([`latch`](super::super::latch)) is parked until they are. It holds a
+//! reservation like any other; one for each link and shard, since only the first in a row can be waiting for keys.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::command::parse;
 use crate::command::resolve;
 use crate::command::row::Row;
 use crate::command::table;
 use crate::command::verb::Verb;
+use crate::reactor::app::Cx;
+use crate::reactor::id::ConnId;
+use crate::reactor::net::Net;
 use crate::wire::reply::Reply;
-use crate::wire::request::Args;
 
-use super::super::turn::{Next, Turn};
+use super::super::latch::Holder;
+use super::super::turn::{Next, Serving, Turn};
 use super::super::{Node, dispatch, propose};
-use super::frames::{self, Command, NO_TOUCH, Outcome};
-use super::{incoming, membership, wait, wishes};
+use super::frames::{self, ANY, Command, FRESH, NO_TOUCH, Outcome};
+use super::{incoming, membership, spread, transact, wait, wishes};
+
+/// What is answered to a command that no node should have passed on.
+const NOT_PASSED_ON: &str = "ERR this command cannot be passed on to another node";
+
+/// The commands of other nodes that are not run yet.
+#[derive(Default)]
+pub struct Served {
+    /// By link and shard: the first waits for its keys, the others for it.
+    parked: BTreeMap<(ConnId, u16), VecDeque<Command>>,
+    /// Links and shards for which everything goes back.
+    refusing: BTreeSet<(ConnId, u16)>,
+}
+
+impl Served {
+    /// A link is gone: what it asked for will never be done.
+    pub fn forget(&mut self, link: ConnId) {
+        self.parked.retain(|&(conn, _), _| conn != link);
+        self.refusing.retain(|&(conn, _)| conn != link);
+    }
+}
 
 /// REPL FWD.
 pub fn commands(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
@@ -24,7 +60,8 @@ pub fn commands(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
     let mut rest = frame;
     while !rest.is_empty() {
         match frames::take_command(&mut rest) {
-            Ok(command) => serve(turn, &command),
+            Ok(command) if command.shard == ANY => spread::serve(turn, &command),
+            Ok(command) => serve(turn, command),
             Err(reason) => {
                 log::warn!("a node passed commands on: {reason}; closed");
                 return Next::Close;
@@ -34,67 +71,152 @@ pub fn commands(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
     Next::Go
 }
 
-/// Runs a command, or says why not.
-fn serve(turn: &mut Turn<'_, '_, '_>, command: &Command) {
-    let args = command.args.args();
-    let row = table::find(args.at(0)).and_then(|row| resolve::subcommand(row, args).ok());
-    if super::is_handing(turn.node, command.shard) {
-        return answer(turn.node, turn.me, command.id, Outcome::Again);
-    }
-    let Some(row) = row.filter(|_| is_ready(turn.node, command.shard)) else {
-        let leader = turn.node.keyspace.leader(command.shard).unwrap_or(0);
-        return answer(turn.node, turn.me, command.id, Outcome::Moved(leader));
+/// Runs a command, unless others of its link are before it.
+fn serve(turn: &mut Turn<'_, '_, '_>, command: Command) {
+    let at = (turn.me, command.shard);
+    let Some(served) = served(turn.node) else {
+        return;
     };
+    if command.flags & FRESH != 0 {
+        served.refusing.remove(&at);
+    }
+    if let Some(parked) = served.parked.get_mut(&at) {
+        return parked.push_back(command);
+    }
+    let back = attempt(turn.node, turn.net, turn.me, command);
+    if let (Some(command), Some(served)) = (back, self::served(turn.node)) {
+        served.parked.entry(at).or_default().push_back(command);
+    }
+}
+
+fn served(node: &mut Node) -> Option<&mut Served> {
+    Some(&mut node.cluster.as_mut()?.served)
+}
+
+/// Runs what is parked and need not wait any more; whether there was any.
+pub fn resume(cx: &mut Cx<'_, Node>) -> bool {
+    let Some(served) = served(cx.app).filter(|served| !served.parked.is_empty()) else {
+        return false;
+    };
+    let mut has_run = false;
+    for (at, mut commands) in std::mem::take(&mut served.parked) {
+        while let Some(command) = commands.pop_front() {
+            if let Some(back) = attempt(cx.app, &mut cx.net, at.0, command) {
+                commands.push_front(back);
+                break;
+            }
+            has_run = true;
+        }
+        if let Some(served) = self::served(cx.app).filter(|_| !commands.is_empty()) {
+            served.parked.insert(at, commands);
+        }
+    }
+    has_run
+}
+
+/// Runs a command, or says why not. Gives it back if its keys are busy, or its shard is
+/// being handed over.
+fn attempt(
+    node: &mut Node,
+    net: &mut Net<'_, Node>,
+    link: ConnId,
+    command: Command,
+) -> Option<Command> {
+    let (id, shard) = (command.id, command.shard);
+    let is_refusing = served(node).is_some_and(|served| served.refusing.contains(&(link, shard)));
+    let is_leader = node.keyspace.is_leader(shard) && !is_refusing;
+    if is_leader && super::is_handing(node, shard) {
+        return Some(command);
+    }
+    if !is_leader {
+        node.latches.release(Holder { conn: link, shard }, net);
+        refuse(node, link, shard, id);
+        return None;
+    }
     let mut out = Vec::new();
-    let (me, request_bytes) = (turn.me, command.args.bytes());
     let mut inner = Turn {
-        node: turn.node,
-        net: turn.net,
+        node,
+        net,
         reply: Reply::new(&mut out, command.dialect),
-        me,
-        request_bytes,
+        me: link,
+        request_bytes: command.args.bytes(),
         quick: true,
         in_transaction: false,
         pushed: Vec::new(),
-        serving: Some(command.id),
+        serving: Some(Serving {
+            id,
+            shard,
+            no_touch: command.flags & NO_TOUCH != 0,
+        }),
     };
-    let next = run(&mut inner, row, args, command);
-    inner.node.latches.release(me, inner.net);
-    match next {
-        Next::Deferred => {}
-        Next::Go => answer(turn.node, me, command.id, Outcome::Replied(&out)),
-        _ => answer(turn.node, me, command.id, Outcome::Again),
-    }
-}
-
-fn is_ready(node: &Node, shard: u16) -> bool {
-    node.keyspace.is_leader(shard) && !super::is_handing(node, shard)
-}
-
-fn run(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>, command: &Command) -> Next {
-    if let Some(wish) = wishes::parse(row.verb, args) {
-        return membership::wish(turn, &wish);
-    }
-    if row.verb == Verb::Wait {
-        return wait::serve(turn, args, command.shard);
-    }
-    match parse::data(row, args, turn.node.at_ms) {
-        Some(Ok(data)) if data.is_write() => propose::command(turn, row, &data, args),
+    match run(&mut inner, &command) {
+        Next::Deferred => None,
+        Next::Latched => Some(command),
+        Next::Go => {
+            answer(node, link, id, Outcome::Replied(&out));
+            None
+        }
         _ => {
-            turn.node
-                .keyspace
-                .set_touching(command.flags & NO_TOUCH == 0);
-            let next = dispatch::read(turn, row, args, command.shard);
-            turn.node.keyspace.set_touching(true);
-            next
+            out.clear();
+            Reply::new(&mut out, command.dialect).error(NOT_PASSED_ON);
+            answer(node, link, id, Outcome::Replied(&out));
+            None
         }
     }
 }
 
+fn run(turn: &mut Turn<'_, '_, '_>, command: &Command) -> Next {
+    let args = command.args.args();
+    let row = table::find(args.at(0)).and_then(|row| resolve::subcommand(row, args).ok());
+    let Some(row) = row else {
+        turn.reply.error_bytes(&resolve::unknown(args));
+        return Next::Go;
+    };
+    if let Some(wish) = wishes::parse(row.verb, args) {
+        return membership::wish(turn, &wish);
+    }
+    match row.verb {
+        Verb::Wait => wait::serve(turn, args, command.shard),
+        Verb::Exec => transact::serve_exec(turn, args),
+        Verb::Watch => transact::serve_watch(turn, args),
+        Verb::Unwatch => transact::serve_unwatch(turn, args),
+        _ => on_keys(turn, row, command),
+    }
+}
+
+fn on_keys(turn: &mut Turn<'_, '_, '_>, row: &'static Row, command: &Command) -> Next {
+    let args = command.args.args();
+    match parse::data(row, args, turn.node.at_ms) {
+        Some(Ok(data)) if data.is_write() => propose::command(turn, row, &data, args),
+        Some(_) => {
+            turn.node
+                .keyspace
+                .set_touching(command.flags & NO_TOUCH == 0);
+            turn.node.keyspace.restrict(Some(command.shard));
+            let next = dispatch::read(turn, row, args, command.shard);
+            turn.node.keyspace.restrict(None);
+            turn.node.keyspace.set_touching(true);
+            next
+        }
+        None => dispatch::read(turn, row, args, command.shard),
+    }
+}
+
 /// Gives the caller of a link its answer, with the others of this turn.
-pub fn answer(node: &mut Node, link: crate::reactor::id::ConnId, id: u64, outcome: Outcome<'_>) {
-    if let Some(cluster) = &mut node.cluster {
+pub fn answer(node: &mut Node, link: ConnId, id: u64, outcome: Outcome<'_>) {
+    if let Some(cluster) = &mut node.cluster
+        && id != 0
+    {
         let frame = cluster.answers.entry(link).or_default();
         frames::put_answer(frame, id, outcome);
     }
+}
+
+/// Sends a command back undone, and from now on all of the same link for the same shard.
+pub fn refuse(node: &mut Node, link: ConnId, shard: u16, id: u64) {
+    let leader = node.keyspace.leader(shard).unwrap_or(0);
+    if let Some(served) = served(node) {
+        served.refusing.insert((link, shard));
+    }
+    answer(node, link, id, Outcome::Moved(leader));
 }

@@ -88,7 +88,11 @@ pub fn wait(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, wanted: i64, ms: u64) -
 
 /// WAIT that another node has passed on to the leader of a shard.
 pub fn serve(turn: &mut Turn<'_, '_, '_>, args: Args<'_>, shard: u16) -> Next {
-    let asked = (integer(args.at(1)), integer(args.at(2)), turn.serving);
+    let asked = (
+        integer(args.at(1)),
+        integer(args.at(2)),
+        turn.serving.map(|serving| serving.id),
+    );
     let (Ok(wanted), Ok(ms), Some(id)) = asked else {
         turn.reply.int(0);
         return Next::Go;

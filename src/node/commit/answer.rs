@@ -16,7 +16,7 @@ use super::super::keyspace::Touched;
 use super::super::session::Message;
 use super::super::turn::{Next, Turn};
 use super::super::{Node, dispatch, latency, notify, propose, slowlog};
-use super::{Answer, Changes, INNER, Item, NO_TOUCH, SILENT, TIMED, Work};
+use super::{Answer, Changes, INNER, Item, NO_TOUCH, SERVED, SILENT, TIMED, Work};
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +75,7 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item], fate: Fate) {
     };
     // Where the command at hand begins in the replies, and its number; parts of a transaction that are still to come.
     let (mut begin, mut number, mut parts) = (0, 0, 0);
+    let is_moved = fate == Fate::Moved;
     let mut is_closing = false;
     for item in items {
         if !turn.in_transaction {
@@ -95,7 +96,7 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item], fate: Fate) {
             }
             let pushed = std::mem::take(&mut turn.pushed);
             turn.reply.raw(&pushed);
-            put_in_order(&mut turn, number, begin);
+            put_in_order(&mut turn, item, (number, begin), is_moved);
         }
     }
     let is_cut = turn.reply.is_cut();
@@ -147,12 +148,22 @@ pub fn deliver(cx: &mut Cx<'_, Node>, conn: ConnId, number: u64, reply: &[u8]) {
     answered(cx, conn, 1);
 }
 
-/// Sees to it that the reply which begins at `begin` is sent in its order.
-fn put_in_order(turn: &mut Turn<'_, '_, '_>, number: u64, begin: usize) {
+/// Sees to it that the reply of this number, which begins at `begin`, is sent in its order. `last` is the item that it
+/// ends with; `is_moved`: nothing was done.
+fn put_in_order(
+    turn: &mut Turn<'_, '_, '_>,
+    last: &Item,
+    (number, begin): (u64, usize),
+    is_moved: bool,
+) {
     let Some(client) = turn.node.clients.get_mut(turn.me) else {
         return;
     };
     if client.calling.is_some() {
+        if is_moved {
+            serve::refuse(turn.node, turn.me, last.shard, number);
+            return turn.reply.truncate(begin);
+        }
         let reply = turn.reply.written_from(begin);
         serve::answer(turn.node, turn.me, number, Outcome::Replied(reply));
         return turn.reply.truncate(begin);
@@ -181,8 +192,14 @@ fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool, fate: Fate) -> 
         }
         Work::Change { slot } => change(turn, *slot),
         Work::Changes(changes) => several(turn, changes),
-        Work::Flush => flush(turn),
+        Work::Flush => flush(turn, None),
+        Work::FlushShard(shard) => flush(turn, Some(*shard)),
         Work::Run(_) if fate == Fate::Moved => turn.reply.error(MOVED),
+        Work::Run(args) if is_there && item.flags & SERVED != 0 => {
+            turn.node.keyspace.restrict(Some(item.shard));
+            next = run(turn, args);
+            turn.node.keyspace.restrict(None);
+        }
         Work::Run(args) if is_there => next = run(turn, args),
         Work::Run(_) => {}
         Work::Exec(count) => turn.reply.array(*count),
@@ -194,7 +211,7 @@ fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool, fate: Fate) -> 
     if item.flags & NO_TOUCH != 0 {
         turn.node.keyspace.set_touching(true);
     }
-    if item.flags & INNER == 0 {
+    if item.flags & (INNER | SERVED) == 0 {
         if turn.reply.errors() != errors {
             turn.count_error(item.verb, before);
         }
@@ -227,7 +244,7 @@ fn refuse(turn: &mut Turn<'_, '_, '_>, work: &Work, fate: Fate) {
     match work {
         Work::Change { slot } => commits.settle(*slot),
         Work::Changes(changes) => changes.slots.iter().for_each(|&slot| commits.settle(slot)),
-        Work::Flush => commits.settle_flush(),
+        Work::Flush | Work::FlushShard(_) => commits.settle_flush(),
         Work::Run(_) | Work::Exec(_) | Work::Map => {}
     }
     if !turn.in_transaction {
@@ -274,10 +291,10 @@ fn map(turn: &mut Turn<'_, '_, '_>) {
     turn.reply.ok();
 }
 
-fn flush(turn: &mut Turn<'_, '_, '_>) {
+fn flush(turn: &mut Turn<'_, '_, '_>, only: Option<u16>) {
     let node = &mut *turn.node;
     node.commits.settle_flush();
-    node.keyspace.apply_flush();
+    node.keyspace.apply_flush(only);
     node.touched.writes += 1;
     turn.reply.ok();
 }

@@ -135,7 +135,7 @@ impl Commits {
         match &item.work {
             Work::Change { slot } => self.pend(*slot),
             Work::Changes(changes) => changes.slots.iter().for_each(|&slot| self.pend(slot)),
-            Work::Flush => self.flushing += 1,
+            Work::Flush | Work::FlushShard(_) => self.flushing += 1,
             Work::Run(_) | Work::Exec(_) | Work::Map => {}
         }
         let lane = self.lane_of(item.shard);

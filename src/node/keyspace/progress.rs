@@ -134,10 +134,15 @@ impl Keyspace {
     /// Applies the next committed entry of a shard, for which nobody waits.
     pub fn apply_entry(&mut self, index: usize, touched: &mut Touched) {
         let dropped = &mut self.dropped;
-        self.shards[index].apply_entry(
+        let shard = &mut self.shards[index];
+        // Only the leader tells of changes.
+        let is_told = touched.recording && shard.is_leader();
+        let recording = std::mem::replace(&mut touched.recording, is_told);
+        shard.apply_entry(
             |key, effect| touched.add(key, effect),
             |all| dropped.push(all),
         );
+        touched.recording = recording;
     }
 
     /// Everything committed in a shard has been applied.

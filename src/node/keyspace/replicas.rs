@@ -44,6 +44,12 @@ impl Keyspace {
         self.replica(number).is_none_or(Shard::is_vacant)
     }
 
+    /// The term of a shard, as far as this node's replica knows.
+    pub fn term(&self, number: u16) -> u64 {
+        self.replica(number)
+            .map_or(0, |shard| shard.hard_state().term)
+    }
+
     /// Whether this node's replica leads the group of a shard.
     pub fn is_leader(&self, number: u16) -> bool {
         self.replica(number).is_some_and(Shard::is_leader)
