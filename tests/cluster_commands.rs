@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use marline::ring;
 
 /// How long a line may take to come.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process, killed when dropped.
 struct Process(Child);
