@@ -12,7 +12,7 @@ const PEERS: u16 = flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI | flag::SKIP_SL
 
 /// One row for every [`Verb`], in its order.
 #[rustfmt::skip]
-pub static ROWS: [Row; 179] = [
+pub static ROWS: [Row; 180] = [
     Row { verb: Verb::Get, name: "get", arity: 2, flags: flag::READONLY | flag::FAST, keys: Keys::ONE, group: Group::String, since: "1.0.0",
         syntax: "key",
         summary: "The value of a key, or nil." },
@@ -385,6 +385,9 @@ pub static ROWS: [Row; 179] = [
     Row { verb: Verb::Repl, name: "repl", arity: -2, flags: 0, keys: Keys::NONE, group: Group::None, since: "7.0.15",
         syntax: "",
         summary: "What nodes say to each other, and how their shards stand." },
+    Row { verb: Verb::ReplDigest, name: "repl|digest", arity: 2, flags: flag::ADMIN, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
+        syntax: "",
+        summary: "A line for each shard: the last entry that this node applied, and a digest of all keys there were then." },
     Row { verb: Verb::ReplDone, name: "repl|done", arity: 4, flags: PEERS, keys: Keys::NONE, group: Group::Server, since: "7.0.15",
         syntax: "shard epoch",
         summary: "Between nodes: the change at a shard that the map of this epoch asks for was made." },

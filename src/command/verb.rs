@@ -129,6 +129,7 @@ pub enum Verb {
     KeyRotate,
     KeyStatus,
     Repl,
+    ReplDigest,
     ReplDone,
     ReplFound,
     ReplFwd,

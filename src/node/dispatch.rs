@@ -353,6 +353,7 @@ fn not_data(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> N
         Verb::ReplJoin => return incoming::join(turn, args),
         Verb::ReplMap => return incoming::map(turn, args.at(2)),
         Verb::ReplFound => return incoming::found(turn, args.at(2)),
+        Verb::ReplDigest => status::digest(turn),
         Verb::ReplTail => tail::start(turn, args),
         Verb::ReplStatus => status::status(turn),
         Verb::Save => return server::save(turn),

@@ -39,6 +39,27 @@ pub fn status(turn: &mut Turn<'_, '_, '_>) {
         }
         lines.push(line);
     }
+    say(turn, &lines);
+}
+
+/// REPL DIGEST: a line for each shard that this node has a replica of. Two replicas that have applied the same entries
+/// say the same, whatever has expired since: the digest is of the keys that there were at the time stamp of the last
+/// entry. It reads every key, and everybody else waits meanwhile.
+pub fn digest(turn: &mut Turn<'_, '_, '_>) {
+    let mut lines = Vec::new();
+    for shard in turn.node.keyspace.replicas() {
+        let applied = shard.applied();
+        let digest = shard.store().digest(applied.at_ms);
+        let number = shown(shard.number());
+        lines.push(format!(
+            "shard={number} applied={} digest={digest:016x}",
+            applied.index
+        ));
+    }
+    say(turn, &lines);
+}
+
+fn say(turn: &mut Turn<'_, '_, '_>, lines: &[String]) {
     turn.reply.array(lines.len());
     lines
         .iter()
