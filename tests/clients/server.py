@@ -45,14 +45,14 @@ def free_port():
 class Server:
     """One running server process; use it with `with`."""
 
-    def __init__(self, binary=None, options=(), data="none", prefix=(), environment=None):
+    def __init__(self, binary=None, options=(), data="none", prefix=(), environment=None, port=None):
         self.binary = str(binary or marline_binary())
         self.options = [str(option) for option in options]
         self.data = str(data)
         self.prefix = list(prefix)
         self.environment = environment and {**os.environ, **environment}
         self.host = "127.0.0.1"
-        self.port = free_port()
+        self.port = port or free_port()
         self.process = None
 
     def command(self, port=None, bind=None):
