@@ -194,7 +194,8 @@ fn one(turn: &mut Turn<'_, '_, '_>, item: &Item, is_there: bool, fate: Fate) -> 
         Work::Changes(changes) => several(turn, changes),
         Work::Flush => flush(turn, None),
         Work::FlushShard(shard) => flush(turn, Some(*shard)),
-        Work::Run(_) if fate == Fate::Moved => turn.reply.error(MOVED),
+        // Who leads no longer does not know what can be read.
+        Work::Run(_) if matches!(fate, Fate::Moved | Fate::Unknown) => turn.reply.error(MOVED),
         Work::Run(args) if is_there && item.flags & SERVED != 0 => {
             turn.node.keyspace.restrict(Some(item.shard));
             next = run(turn, args);
