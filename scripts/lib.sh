@@ -1,5 +1,5 @@
 # Sourced by the other scripts: where things are, steps with their time, and what must be installed.
-# Servers are started in one place only, tests/clients/server.py.
+# Servers of tests are started in one place only, tests/clients/server.py.
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 cd "$ROOT"
