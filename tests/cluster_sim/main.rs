@@ -13,6 +13,7 @@ mod clocks;
 mod founding;
 mod history;
 mod leaders;
+mod membership;
 mod power;
 mod script;
 mod sessions;

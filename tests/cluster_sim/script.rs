@@ -12,6 +12,11 @@
 //! a is led within 2 s                by a node that is up, not paused, and not called `old`
 //! founded within 3 s                 all shards are led
 //! replicas are equal                 soon
+//! join 4                             started as one that joins     wipe 2   its disk is empty; if it ran, it is killed
+//! end process 1                      as kill, but the power stays on
+//! placed within 60 s                 every replica is where the map wants it, and the map has nothing left to do
+//! fill 20 of 512 KiB                 so many large values, all under keys of their own; `again` under one
+//! load begins    load ends           clients of all nodes that run count up; their answers must be right
 //! ```
 //!
 //! Nodes are named by number, by a name given to them, as `all`, or as `rest` (all but those named before in the line).
@@ -73,6 +78,25 @@ impl Player {
                 }
                 world.start(node);
             }),
+            ["join", ..] => self.each(&words[1..], |world, node| {
+                world.let_join(node);
+                world.start(node);
+            }),
+            ["wipe", ..] => self.each(&words[1..], World::wipe),
+            ["end", "process", ..] => self.each(&words[2..], World::kill_process),
+            ["fill", count, "of", kib, "KiB"] => self.fill(parse(count)?, parse(kib)?, false),
+            ["fill", count, "of", kib, "KiB", "again"] => {
+                self.fill(parse(count)?, parse(kib)?, true)
+            }
+            ["load", "begins"] => {
+                self.world.begin_load();
+                Ok(())
+            }
+            ["load", "ends"] => self.world.end_load(),
+            ["placed", "within", number, unit] => {
+                self.world.settle_within(time(number, unit)?);
+                Ok(())
+            }
             ["kill", ..] => self.each(&words[1..], World::kill),
             ["pause", ..] => self.each(&words[1..], World::pause),
             ["wake", ..] => self.each(&words[1..], World::wake),
@@ -164,6 +188,22 @@ impl Player {
             }
             _ => Err("nobody understands this step".to_owned()),
         }
+    }
+
+    fn fill(&mut self, count: usize, kib: usize, is_again: bool) -> Outcome {
+        let value = "x".repeat(kib << 10);
+        let node = self.world.members()[0];
+        let client = self.world.connect(node);
+        for nth in 0..count {
+            let key = if is_again { 0 } else { nth };
+            self.world.send(client, &format!("SET fill{key} {value}"));
+            let answer = self.world.line_within(client, ANSWER);
+            if answer.as_deref() != Some("OK") {
+                return Err(format!("fill {nth}: {answer:?}"));
+            }
+        }
+        self.world.close(client);
+        Ok(())
     }
 
     fn call(&mut self, name: &str, node: usize) -> Outcome {

@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use marline::cluster::map::{Map, ReplicaId};
+use marline::cluster::plan;
 use marline::config::Options;
 use marline::config::values::{Origin, Values};
 use marline::data::files::Files;
@@ -39,12 +41,26 @@ fn entropy() -> Entropy {
     Box::new(move |bytes| rng.fill(bytes))
 }
 
+fn port(node: usize) -> u16 {
+    PORT_FIRST + node as u16 - 1
+}
+
+fn address(node: usize) -> String {
+    format!("127.0.0.1:{}", port(node))
+}
+
 /// How the nodes of a world are.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub seed: u64,
+    /// Nodes that found the cluster.
     pub nodes: usize,
+    /// Nodes that join it later, if somebody starts them. They are not told how many shards there are.
+    pub joiners: usize,
     pub shards: u16,
+    pub replicas: u8,
+    /// `--sync`.
+    pub sync: &'static str,
     /// Whether data are kept on disks.
     pub has_disks: bool,
     pub faults: Faults,
@@ -58,7 +74,10 @@ impl Plan {
         Plan {
             seed,
             nodes: 3,
+            joiners: 0,
             shards: 2,
+            replicas: 3,
+            sync: "always",
             has_disks: true,
             faults: Faults::calm(),
             snapshot_interval: None,
@@ -73,6 +92,8 @@ struct Seat {
     /// Its number in the network.
     at: usize,
     is_paused: bool,
+    /// Whether it joins a cluster and does not found one.
+    joins: bool,
     lives: u64,
 }
 
@@ -98,6 +119,15 @@ pub struct World {
     /// The connections by which [`ask`](Self::ask) asks.
     asking: BTreeMap<usize, Client>,
     told: Vec<String>,
+    load: Vec<Counter>,
+}
+
+/// A client that counts up, one step after the other.
+struct Counter {
+    node: usize,
+    client: Client,
+    key: String,
+    count: u64,
 }
 
 impl Drop for World {
@@ -119,9 +149,10 @@ impl World {
             process: None,
             at: net.node().node(),
             is_paused: false,
+            joins: number >= plan.nodes,
             lives: 0,
         };
-        let seats = (0..plan.nodes).map(seat).collect();
+        let seats = (0..plan.nodes + plan.joiners).map(seat).collect();
         let talkers = net.node();
         World {
             net,
@@ -131,20 +162,21 @@ impl World {
             heard: BTreeMap::new(),
             asking: BTreeMap::new(),
             told: Vec::new(),
+            load: Vec::new(),
         }
     }
 
     /// A cluster that has been founded and whose shards have leaders.
     pub fn founded(plan: Plan) -> World {
         let mut world = World::new(plan);
-        world.all().for_each(|node| world.start(node));
+        (1..=plan.nodes).for_each(|node| world.start(node));
         world.until("the cluster is founded", |world| world.is_led());
         world
     }
 
     /// The numbers of all nodes.
     pub fn all(&self) -> std::ops::RangeInclusive<usize> {
-        1..=self.plan.nodes
+        1..=self.plan.nodes + self.plan.joiners
     }
 
     /// Writes down what happens, for the report of a failure.
@@ -171,26 +203,24 @@ impl World {
     }
 
     fn options(&self, node: usize) -> (Values, Options) {
-        let address = |node: usize| format!("127.0.0.1:{}", PORT_FIRST + node as u16 - 1);
-        let cluster: Vec<String> = self.all().map(address).collect();
-        let mut values = Values::default();
-        let port = (PORT_FIRST + node as u16 - 1).to_string();
-        for (name, text) in [
-            ("port", port.as_str()),
-            ("cluster", &cluster.join(",")),
-            ("shards", &self.plan.shards.to_string()),
-            (
-                "data",
-                if self.plan.has_disks {
-                    "simulated"
-                } else {
-                    "none"
-                },
-            ),
-            ("sync", "always"),
-        ] {
-            values.set(name, text, Origin::Flag).unwrap();
+        let founders: Vec<String> = (1..=self.plan.nodes).map(address).collect();
+        let mut others = self
+            .all()
+            .filter(|&other| other != node && self.is_up(other));
+        let (mut values, port) = (Values::default(), port(node).to_string());
+        let mut set = |name: &str, text: &str| values.set(name, text, Origin::Flag).unwrap();
+        set("port", &port);
+        match self.seats[node - 1].joins {
+            true => set("join", &address(others.next().unwrap_or(1 + node % 2))),
+            false => {
+                set("cluster", &founders.join(","));
+                set("shards", &self.plan.shards.to_string());
+                set("replicas", &self.plan.replicas.to_string());
+            }
         }
+        let data = ["none", "simulated"][usize::from(self.plan.has_disks)];
+        set("data", data);
+        set("sync", self.plan.sync);
         let mut options = Options::read(&values).unwrap();
         options.snapshot_interval = self.plan.snapshot_interval;
         (values, options)
@@ -226,16 +256,41 @@ impl World {
         seat.process = Some(process);
     }
 
-    /// The process of a node dies. Its disk keeps what was synced, and of the rest what chance leaves.
+    /// A node loses its power. Its disk keeps what was synced, and of the rest what chance leaves.
     pub fn kill(&mut self, node: usize) {
         self.tell(&format!("kill {node}"));
         let chance = self.net.random();
+        self.end(node, Crash::Random(chance));
+    }
+
+    /// The process of a node dies. Its disk keeps everything.
+    pub fn kill_process(&mut self, node: usize) {
+        self.tell(&format!("kill process {node}"));
+        self.end(node, Crash::KeepAll);
+    }
+
+    /// A node has an empty disk from now on. If it runs, it is killed.
+    pub fn wipe(&mut self, node: usize) {
+        if self.is_up(node) {
+            self.kill(node);
+        }
+        self.tell(&format!("wipe {node}"));
+        let chance = self.net.random();
+        self.seat(node).disk = SimDisk::new(chance);
+    }
+
+    /// A node joins whenever it is started without data from now on.
+    pub fn let_join(&mut self, node: usize) {
+        self.seat(node).joins = true;
+    }
+
+    fn end(&mut self, node: usize, how: Crash) {
         let net = self.net.clone();
         let seat = self.seat(node);
         seat.process = None;
         seat.is_paused = false;
         net.crash(seat.at);
-        seat.disk.crash(Crash::Random(chance));
+        seat.disk.crash(how);
         self.asking.remove(&node);
     }
 
@@ -342,6 +397,7 @@ impl World {
                 return false;
             }
             self.step(end);
+            self.go_on_with_load();
         }
         true
     }
@@ -360,7 +416,7 @@ impl World {
 
     /// A client that is answered in lines.
     pub fn connect(&mut self, node: usize) -> Client {
-        let address = SocketAddr::from(([127, 0, 0, 1], PORT_FIRST + node as u16 - 1));
+        let address = SocketAddr::from(([127, 0, 0, 1], port(node)));
         let client = Client(self.talkers.connect(address, 1).unwrap());
         let heard = Heard {
             greetings: 1,
@@ -453,6 +509,57 @@ impl World {
         answer
     }
 
+    /// Clients of all running nodes begin to count up, each with keys of its own.
+    pub fn begin_load(&mut self) {
+        let running: Vec<usize> = self.all().filter(|&node| self.is_up(node)).collect();
+        for (node, nth) in running.into_iter().flat_map(|node| [(node, 0), (node, 1)]) {
+            let client = self.connect(node);
+            let key = format!("load{node}-{nth}");
+            self.send(client, &format!("INCR {key}"));
+            self.load.push(Counter {
+                node,
+                client,
+                key,
+                count: 1,
+            });
+        }
+    }
+
+    fn go_on_with_load(&mut self) {
+        for at in 0..self.load.len() {
+            let client = self.load[at].client;
+            let Some(answer) = self.line(client) else {
+                continue;
+            };
+            let counter = &mut self.load[at];
+            let (node, key) = (counter.node, &counter.key);
+            assert_eq!(answer, counter.count.to_string(), "INCR {key} at {node}");
+            counter.count += 1;
+            let text = format!("INCR {key}");
+            self.send(client, &text);
+        }
+    }
+
+    /// The counting ends.
+    ///
+    /// # Errors
+    /// Somebody did not come far, or is not answered.
+    pub fn end_load(&mut self) -> Result<(), String> {
+        for counter in std::mem::take(&mut self.load) {
+            let (node, key) = (counter.node, counter.key.clone());
+            let answer = self.line_within(counter.client, PATIENCE);
+            self.close(counter.client);
+            if answer != Some(counter.count.to_string()) {
+                return Err(format!("INCR {key} at {node}: {answer:?}"));
+            }
+            let kept = self.ask(node, &format!("GET {key}"));
+            if kept != counter.count.to_string() || counter.count < 10 {
+                return Err(format!("{key} at {node}: {kept} of {}", counter.count));
+            }
+        }
+        Ok(())
+    }
+
     // How the cluster is.
 
     fn standings(&self, shard: u16) -> Vec<(usize, Standing)> {
@@ -460,7 +567,9 @@ impl World {
             let mut standings = self.node(node)?.standings().into_iter();
             Some((node, standings.find(|standing| standing.shard == shard)?))
         };
-        self.all().filter_map(of_node).collect()
+        let members = self.members();
+        let members = members.into_iter();
+        members.filter_map(of_node).collect()
     }
 
     /// The shard that a key is in.
@@ -485,10 +594,98 @@ impl World {
 
     /// All shards of which a running node has a replica.
     pub fn shards(&self) -> BTreeSet<u16> {
-        let nodes = self.all().filter_map(|node| self.node(node));
+        let members = self.members();
+        let nodes = members.iter().filter_map(|&node| self.node(node));
         nodes
             .flat_map(|node| node.standings().into_iter().map(|it| it.shard))
             .collect()
+    }
+
+    /// The latest map that a running node knows.
+    pub fn map(&self) -> Option<Map> {
+        let maps = self
+            .all()
+            .filter_map(|node| Some(self.node(node)?.place()?.0));
+        maps.max_by_key(|map| map.epoch).cloned()
+    }
+
+    /// The running nodes that are members, or may yet become some.
+    pub fn members(&self) -> Vec<usize> {
+        let map = self.map();
+        let is_member = |&node: &usize| {
+            let place = self.node(node).and_then(Node::place);
+            let number = place.map(|(_, number)| number);
+            match (&map, number) {
+                (Some(map), Some(number)) => map.nodes.contains_key(&number),
+                _ => true,
+            }
+        };
+        let running = self.all().filter(|&node| self.is_up(node));
+        running.filter(is_member).collect()
+    }
+
+    /// What of the placement is not as it is to be; `None`: everything is.
+    pub fn misplaced(&self) -> Option<String> {
+        let Some(map) = self.map() else {
+            return Some("there is no map".to_owned());
+        };
+        if let Some((shard, _)) = map.every_placement().find(|(_, it)| it.next.is_some()) {
+            return Some(format!("shard {shard} is being changed"));
+        }
+        if let Some(next) = plan::next(&map) {
+            return Some(format!("there is more to do: {}", next.encode()));
+        }
+        let staying = map.staying();
+        let count = staying.len().min(self.plan.replicas.into());
+        for (shard, placement) in map.every_placement() {
+            let nodes: BTreeSet<_> = placement.replicas.iter().map(|it| it.node()).collect();
+            if nodes.len() != count || !nodes.iter().all(|node| staying.contains(node)) {
+                return Some(format!("shard {shard} is at {nodes:?}"));
+            }
+        }
+        self.members()
+            .into_iter()
+            .find_map(|node| self.misplaced_on(node, &map))
+    }
+
+    fn misplaced_on(&self, node: usize, map: &Map) -> Option<String> {
+        let Some((known, number)) = self.node(node)?.place() else {
+            return Some(format!("node {node} is in no cluster"));
+        };
+        if known.epoch != map.epoch {
+            return Some(format!(
+                "node {node} knows the map of epoch {}",
+                known.epoch
+            ));
+        }
+        let standings = self.node(node)?.standings();
+        let held = standings
+            .iter()
+            .map(|it| (it.shard, ReplicaId(it.replica)))
+            .collect::<Vec<_>>();
+        if held != map.replicas_on(number) {
+            return Some(format!("node {node} holds {held:?}"));
+        }
+        let mut standings = standings.iter();
+        let wrong = standings.find(|it| {
+            let mut voters: Vec<u64> = map.voters(it.shard).iter().map(|it| it.0).collect();
+            voters.sort_unstable();
+            it.members.voters != voters || it.members.all() != voters
+        });
+        wrong.map(|it| format!("node {node}: {it:?}"))
+    }
+
+    /// Waits until everything is where it is to be.
+    pub fn settle_within(&mut self, time: Duration) {
+        let rounds = time.as_millis() / 50;
+        let is_settled = (0..rounds).any(|_| {
+            self.pass(Duration::from_millis(50));
+            self.misplaced().is_none()
+        });
+        if !is_settled {
+            let map = self.map().map(|map| map.encode()).unwrap_or_default();
+            panic!("{}\n{map}", self.misplaced().unwrap_or_default());
+        }
     }
 
     /// Why the replicas of a shard on the running nodes are not alike; `None`: they are.

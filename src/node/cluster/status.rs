@@ -1,6 +1,7 @@
 //! What people look at: how the shards stand, as this node sees it.
 
-use crate::cluster::map::ReplicaId;
+use crate::cluster::map::{Map, NodeId, ReplicaId};
+use crate::shard::members::Members;
 use crate::shard::{Applying, Shard};
 
 use super::super::Node;
@@ -71,6 +72,10 @@ fn say(turn: &mut Turn<'_, '_, '_>, lines: &[String]) {
 pub struct Standing {
     /// The shard.
     pub shard: u16,
+    /// Its name.
+    pub replica: u64,
+    /// Who is in its group, as far as it knows.
+    pub members: Members,
     /// Whether it leads its group.
     pub is_leader: bool,
     /// The term that it is in.
@@ -82,10 +87,18 @@ pub struct Standing {
 }
 
 impl Node {
+    /// The map of the cluster that this node knows, and its own number there, 0 if it has none.
+    pub fn place(&self) -> Option<(&Map, NodeId)> {
+        let cluster = self.cluster.as_ref()?;
+        Some((cluster.map.as_ref()?, cluster.me))
+    }
+
     /// How the replicas of this node stand.
     pub fn standings(&self) -> Vec<Standing> {
         let standing = |shard: &Shard| Standing {
             shard: shard.number(),
+            replica: shard.replica(),
+            members: shard.members().clone(),
             is_leader: shard.is_leader(),
             term: shard.hard_state().term,
             applied: shard.applied(),
