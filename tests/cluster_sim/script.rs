@@ -196,7 +196,8 @@ impl Player {
         let client = self.world.connect(node);
         for nth in 0..count {
             let key = if is_again { 0 } else { nth };
-            self.world.send(client, &format!("SET fill{key} {value}"));
+            let key = format!("fill{key}");
+            self.world.send_words(client, &["SET", &key, &value]);
             let answer = self.world.line_within(client, ANSWER);
             if answer.as_deref() != Some("OK") {
                 return Err(format!("fill {nth}: {answer:?}"));

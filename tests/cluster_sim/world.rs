@@ -429,8 +429,18 @@ impl World {
 
     /// A client says a line. Nobody may be there to hear it.
     pub fn send(&mut self, client: Client, text: &str) {
-        let line = format!("{text}\n");
-        let mut bytes = line.as_bytes();
+        self.send_bytes(client, format!("{text}\n").as_bytes());
+    }
+
+    /// A client says something whose words have no limit.
+    pub fn send_words(&mut self, client: Client, words: &[&str]) {
+        let mut text = format!("*{}\r\n", words.len());
+        let bulk = |word: &&str| format!("${}\r\n{word}\r\n", word.len());
+        text.extend(words.iter().map(bulk));
+        self.send_bytes(client, text.as_bytes());
+    }
+
+    fn send_bytes(&mut self, client: Client, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             match self.talkers.write(client.0, bytes) {
                 Ok(sent) => bytes = &bytes[sent..],

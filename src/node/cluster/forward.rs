@@ -135,14 +135,13 @@ pub fn pass_on(node: &mut Node, now: Nanos, shard: u16, is_write: bool, errand: 
 }
 
 /// Passes something on that this node itself wants; nobody waits for the answer.
-pub fn of_this_node(node: &mut Node, args: OwnedArgs, shard: u16) {
+pub fn of_this_node(node: &mut Node, now: Nanos, args: OwnedArgs, shard: u16) {
     let errand = Errand {
         asker: Asker::Nobody,
         dialect: Dialect::Resp2,
         flags: 0,
         args,
     };
-    let now = node.at_ms * 1_000_000;
     // It is repeated by whoever wants it, if it must be.
     pass_on(node, now, shard, true, errand);
 }

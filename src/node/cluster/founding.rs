@@ -113,7 +113,7 @@ fn tell(cx: &mut Cx<'_, Node>, address: SocketAddr) {
     if cluster.meeting.contains(&address) {
         let (name, address) = (called.name.clone(), address.to_string());
         let words = [&b"REPL"[..], b"JOIN", name.as_bytes(), address.as_bytes()];
-        return membership::ask(cx.app, &words);
+        return membership::ask(cx.app, cx.net.now(), &words);
     }
     let founding = founding.filter(|map| map.node_of(&called.name).is_some());
     if let Some(founding) = founding {

@@ -121,7 +121,8 @@ pub fn messages(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
 /// REPL JOIN, as a node says it that is in no cluster yet: it hears the map when it is.
 pub fn join(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     if is_peer(turn) {
-        membership::ask(turn.node, &[b"REPL", b"JOIN", args.at(2), args.at(3)]);
+        let wish = [&b"REPL"[..], b"JOIN", args.at(2), args.at(3)];
+        membership::ask(turn.node, turn.net.now(), &wish);
     }
     Next::Go
 }

@@ -25,6 +25,7 @@ use crate::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
 use crate::command::row::Row;
 use crate::command::verb::Verb;
 use crate::reactor::app::Cx;
+use crate::reactor::timer::Nanos;
 use crate::shard::Shard;
 use crate::shard::members::Change;
 use crate::wire::request::{Args, OwnedArgs};
@@ -232,10 +233,10 @@ pub fn command(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -
 }
 
 /// Sends a wish to the leader of the meta shard, for nobody who waits for the answer.
-pub fn ask(node: &mut Node, words: &[&[u8]]) {
+pub fn ask(node: &mut Node, now: Nanos, words: &[&[u8]]) {
     let mut args = OwnedArgs::default();
     words.iter().for_each(|word| args.push(word));
-    forward::of_this_node(node, args, META);
+    forward::of_this_node(node, now, args, META);
 }
 
 /// The next thing to do for a shard that this node leads and whose replicas are to be these.
@@ -248,6 +249,7 @@ fn go_on(cx: &mut Cx<'_, Node>, shard: u16, target: &[ReplicaId], epoch: u64) {
             let (shard, epoch) = (shard.to_string(), epoch.to_string());
             ask(
                 cx.app,
+                cx.net.now(),
                 &[b"REPL", b"DONE", shard.as_bytes(), epoch.as_bytes()],
             );
         }
