@@ -295,6 +295,18 @@ impl Node {
         }
     }
 
+    /// A node that has nothing yet takes over into how many shards the cluster is cut.
+    fn recut(&mut self, shards: u16) {
+        let has_some = self.keyspace.replicas().next().is_some();
+        if self.keyspace.count() == shards || has_some {
+            return;
+        }
+        self.adopt_shards(shards);
+        self.keyspace = Keyspace::vacant(shards, self.hash_seed);
+        self.commits.set_shards(usize::from(shards) + 1);
+        self.saving.begin_anew(&self.keyspace.numbers());
+    }
+
     /// Moves the node's time to `wall_ms`, unless that lies behind.
     fn stamp(&mut self, wall_ms: u64) {
         self.at_ms = self.at_ms.max(wall_ms);

@@ -143,6 +143,13 @@ impl Saving {
         }
     }
 
+    /// There are these shards now, and nothing of them is saved.
+    pub fn begin_anew(&mut self, shards: &[u16]) {
+        self.saved.retain(|shard, _| shards.contains(shard));
+        self.queue.retain(|shard| shards.contains(shard));
+        self.anew.retain(|shard| shards.contains(shard));
+    }
+
     /// The files, unless everything is in memory only.
     pub fn files(&self) -> Option<&Files> {
         self.files.as_ref()

@@ -32,7 +32,7 @@ pub mod members;
 pub mod meta;
 pub mod peer;
 pub mod recovery;
-mod replication;
+pub mod replication;
 pub mod section;
 
 use std::collections::VecDeque;

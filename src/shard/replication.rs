@@ -11,6 +11,7 @@
 //! So the data travel when both have time for it, and raft sees a snapshot that takes no time at all: nothing is
 //! paused for its sake, and nothing must be reported when it fails.
 
+use raft::ProgressState;
 use raft::eraftpb::{Entry as RaftEntry, EntryType, Message, MessageType};
 
 use super::log::Staged;
@@ -31,6 +32,8 @@ pub struct Follower {
     pub matched: u64,
     /// Whether it was heard of lately.
     pub is_active: bool,
+    /// Whether it has what is in front of the log, and so is sent what is in there.
+    pub is_replicating: bool,
 }
 
 impl Shard {
@@ -81,6 +84,7 @@ impl Shard {
                 replica,
                 matched: progress.matched,
                 is_active: progress.recent_active,
+                is_replicating: progress.matched > 0 && progress.state == ProgressState::Replicate,
             })
             .collect();
         followers.sort_unstable_by_key(|follower| follower.replica);

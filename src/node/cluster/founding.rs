@@ -187,11 +187,7 @@ fn begin_replicas(cx: &mut Cx<'_, Node>, map: Map) {
     let Some(me) = map.node_of(&cluster.name) else {
         return;
     };
-    if node.options.shards != map.shards {
-        node.adopt_shards(map.shards);
-        node.keyspace = super::super::keyspace::Keyspace::vacant(map.shards, node.hash_seed);
-        node.commits.set_shards(usize::from(map.shards) + 1);
-    }
+    node.recut(map.shards);
     let mut preferred = Vec::new();
     for (shard, replica) in map.replicas_on(me) {
         let members: Vec<u64> = map.voters(shard).iter().map(|replica| replica.0).collect();

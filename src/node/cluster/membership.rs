@@ -15,11 +15,12 @@
 //! - A leader that is to go hands the leadership over first: raft would let it hang.
 //! - Leaders are led back to where the map wants them, a shard at a time; see [`handing`].
 //!
-//! Who holds no replica of the meta shard is told the map by its leader (`REPL MAP`).
+//! Everybody is told the map by the leader of the meta shard (`REPL MAP`): who holds no replica of that has it from
+//! nowhere else, who is to hold one must know it, and who was away believes nobody whom its own map does not name.
 //!
 //! [`handing`]: super::handing
 
-use crate::cluster::map::{self, META, Map, NodeId, Placement, ReplicaId};
+use crate::cluster::map::{self, META, Map, Placement, ReplicaId};
 use crate::cluster::plan;
 use crate::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
 use crate::command::row::Row;
@@ -28,6 +29,7 @@ use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 use crate::shard::Shard;
 use crate::shard::members::Change;
+use crate::shard::replication::Follower;
 use crate::wire::request::{Args, OwnedArgs};
 
 use super::super::Node;
@@ -299,7 +301,8 @@ fn step(shard: &Shard, target: &[u64]) -> Step {
     let followers = shard.followers();
     let is_near = |id: &u64| {
         let follower = followers.iter().find(|follower| follower.replica == *id);
-        follower.is_some_and(|it| it.is_active && it.matched + LAG_MAX >= shard.last_index())
+        let has_most = |it: &Follower| it.matched + LAG_MAX >= shard.last_index();
+        follower.is_some_and(|it| it.is_active && it.is_replicating && has_most(it))
     };
     if !missing.iter().all(is_near) {
         return Step::Wait;
@@ -316,16 +319,16 @@ fn step(shard: &Shard, target: &[u64]) -> Step {
     })
 }
 
-/// Tells the map to those who hold no replica of the meta shard and have not been told.
+/// Tells the map to those who have not been told.
 fn tell_others(cx: &mut Cx<'_, Node>, map: &Map) {
     let Some(cluster) = &mut cx.app.cluster else {
         return;
     };
-    let holds = |node: NodeId| map.meta.all().any(|replica| replica.node() == node);
+    let me = cluster.me;
     let others = map
         .nodes
         .iter()
-        .filter(|(node, member)| !member.is_gone && !holds(**node));
+        .filter(|(node, member)| !member.is_gone && **node != me);
     for (_, member) in others {
         let Some(link) = cluster.links.get_mut(&member.address) else {
             continue;
@@ -337,7 +340,7 @@ fn tell_others(cx: &mut Cx<'_, Node>, map: &Map) {
     }
 }
 
-/// Somebody told the map: this node holds no replica of the meta shard, or not yet.
+/// Somebody told the map.
 pub fn told(turn: &mut Turn<'_, '_, '_>, map: Map) {
     let Some(cluster) = &turn.node.cluster else {
         return;
@@ -348,6 +351,6 @@ pub fn told(turn: &mut Turn<'_, '_, '_>, map: Map) {
     };
     if is_news {
         turn.net
-            .call_later(std::time::Duration::ZERO, |cx| super::adopt(cx, map));
+            .call_later(std::time::Duration::ZERO, |cx| super::adopt_later(cx, map));
     }
 }

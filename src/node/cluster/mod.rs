@@ -44,6 +44,7 @@ pub mod wait;
 pub mod wishes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -55,9 +56,12 @@ use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::net::Net;
 use crate::shard::peer;
-use crate::shard::{ELECTION_TICKS, TICK_NANOS};
+use crate::shard::{ELECTION_TICKS, NOBODY, TICK_NANOS};
 
+use crate::data::files::Files;
+use crate::data::identity::{self, Identity};
 use crate::data::mapfile;
+use crate::disk::Damage;
 
 use super::{Node, commit};
 use forward::Forwards;
@@ -197,10 +201,15 @@ fn stored_map(node: &Node) -> Option<Map> {
 
 /// The meta shard has changed.
 pub fn meta_changed(cx: &mut Cx<'_, Node>) {
+    if let Some(map) = stored_map(cx.app) {
+        adopt_later(cx, map);
+    }
+}
+
+/// Takes over a map that is later than the one that is known: what was told may be ahead of what is applied here.
+fn adopt_later(cx: &mut Cx<'_, Node>, map: Map) {
     let known = |node: &Node| Some(node.cluster.as_ref()?.map.as_ref()?.epoch);
-    if let Some(map) = stored_map(cx.app)
-        && known(cx.app) != Some(map.epoch)
-    {
+    if known(cx.app).is_none_or(|epoch| epoch < map.epoch) {
         adopt(cx, map);
     }
 }
@@ -221,11 +230,15 @@ fn adopt(cx: &mut Cx<'_, Node>, map: Map) {
         );
     }
     let text = map.encode();
-    let replicas = map.replicas_on(cluster.me);
+    let (replicas, epoch) = (map.replicas_on(cluster.me), map.epoch);
+    let (was_new, shards) = (cluster.map.is_none(), map.shards);
     cluster.map = Some(map);
+    if was_new {
+        cx.app.recut(shards);
+    }
     link::dial_known(cx);
     keep(cx, text);
-    hold(cx.app, &replicas);
+    hold(cx.app, epoch, &replicas);
 }
 
 /// Writes the map down, for the next start.
@@ -233,8 +246,12 @@ fn keep(cx: &mut Cx<'_, Node>, text: String) {
     let Some(files) = cx.app.saving.files().cloned() else {
         return;
     };
+    let shards = cx.app.keyspace.count();
     // On the one thread for the disk: an older map never comes behind a newer one.
-    let write = move || mapfile::write(files.disk.clone(), &mut (files.entropy)(), &text);
+    let write = move || {
+        keep_shards(&files, shards)?;
+        mapfile::write(files.disk.clone(), &mut (files.entropy)(), &text)
+    };
     cx.net.defer_to_disk(write, |_, written| {
         if let Err(error) = written {
             log::warn!("the map of the cluster could not be written down: {error}");
@@ -242,14 +259,30 @@ fn keep(cx: &mut Cx<'_, Node>, text: String) {
     });
 }
 
-/// Begins the replicas that the map gives this node, and lets those go that it does not.
-fn hold(node: &mut Node, replicas: &[(u16, ReplicaId)]) {
+/// The directory of a node that joined says how many shards its cluster has.
+fn keep_shards(files: &Files, shards: u16) -> io::Result<()> {
+    let unreadable = |damage: Damage| io::Error::other(damage.to_string());
+    let identity = identity::read(files.disk.clone()).map_err(unreadable)?;
+    if identity.shards == shards {
+        return Ok(());
+    }
+    let identity = Identity { shards, ..identity };
+    identity::write(files.disk.clone(), &mut (files.entropy)(), &identity)
+}
+
+/// Begins the replicas that the map gives this node, and lets those go that it does not. A replica that was planned
+/// later than the map it does not know, and leaves it alone.
+fn hold(node: &mut Node, epoch: u64, replicas: &[(u16, ReplicaId)]) {
     for number in node.keyspace.numbers() {
         let wanted = replicas.iter().find(|(shard, _)| *shard == number);
         let wanted = wanted.map(|&(_, replica)| replica.0);
         let index = node.keyspace.index_of_number(number);
         let shard = &node.keyspace.shards()[index];
         let is_vacant = shard.is_vacant();
+        let planned = u64::from(ReplicaId(shard.replica()).generation());
+        if shard.replica() != NOBODY && planned > epoch {
+            continue;
+        }
         if wanted == Some(shard.replica()) || wanted.is_none() && is_vacant {
             continue;
         }
