@@ -227,7 +227,14 @@ pub fn serve_exec(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
             }
         }
     }
-    let next = transaction::run(turn, &queued, &watched, propose::transaction);
+    let before = turn.reply.len();
+    let mut next = transaction::run(turn, &queued, &watched, propose::transaction);
+    let now = turn.net.clock();
+    if next == Next::Go && !turn.node.keyspace.can_read(serving.shard, now) {
+        // It only read, and another may lead: it is run again when this node knows that it leads.
+        turn.reply.truncate(before);
+        next = Next::Latched;
+    }
     if let Some(watcher) = watcher.filter(|_| next != Next::Latched) {
         turn.node.watches.forget_remote(watcher);
         turn.node.update_recording();
