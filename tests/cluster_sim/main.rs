@@ -4,7 +4,8 @@
 //! [`world`] is the nodes and their clients, [`script`] the language of the scenarios, [`history`] the judge of what
 //! clients were told, [`campaign`] what happens at random.
 //!
-//! `CLUSTER_SEED` is the first seed, 1 if there is none; `CLUSTER_SEEDS` how many the campaign tries.
+//! `CLUSTER_SEED` is the first seed, 1 if there is none; `CLUSTER_SEEDS` how many the campaign tries; with `CLUSTER_LOG`
+//! the nodes' log is printed.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test")]
 
@@ -18,6 +19,14 @@ mod power;
 mod script;
 mod sessions;
 mod world;
+
+/// Prints what the nodes log, if `CLUSTER_LOG` says so.
+fn log_if_asked() {
+    if std::env::var_os("CLUSTER_LOG").is_some() {
+        let mut builder = env_logger::builder();
+        let _ = builder.filter_level(log::LevelFilter::Debug).try_init();
+    }
+}
 
 /// A number from the environment.
 fn number(name: &str, otherwise: u64) -> u64 {

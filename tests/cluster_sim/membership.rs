@@ -327,6 +327,7 @@ fn nothing_acknowledged_is_lost_with_processes_where_syncs_are_rare() {
                  founded within 10 s
                  node 3 says GET a -> 2
                  end process 1
+                 pass 3 s
                  node 3 says INCR a -> 3
                  end process 2 3
                  start 1 2 3

@@ -143,6 +143,7 @@ impl Drop for World {
 impl World {
     /// Nodes that have not been started.
     pub fn new(plan: Plan) -> World {
+        super::log_if_asked();
         let net = SimNet::new(plan.seed, plan.faults);
         let seat = |number: usize| Seat {
             disk: SimDisk::new(plan.seed + number as u64),
