@@ -15,14 +15,18 @@ use super::shown;
 
 /// Ticks after which one that came to nothing is given up.
 const TICKS_MAX: u64 = 15;
-/// Ticks between two.
+/// Ticks between two. They double with each that comes to nothing, which costs the shard its leader for a while.
 const PAUSE_TICKS: u64 = 5;
+/// So often they do.
+const DOUBLED_MAX: u32 = 7;
 
 /// The shard that is being handed over, if one is.
 #[derive(Debug, Default)]
 pub struct Handing {
     now: Option<(u16, u64, u64)>,
     last_tick: u64,
+    /// How many came to nothing, one after the other.
+    failed: u32,
 }
 
 impl Handing {
@@ -53,7 +57,9 @@ pub fn tend(cx: &mut Cx<'_, Node>, map: &Map) {
     let Some(cluster) = &cx.app.cluster else {
         return;
     };
-    if cluster.handing.now.is_some() || cluster.ticks < cluster.handing.last_tick + PAUSE_TICKS {
+    let handing = &cluster.handing;
+    let pause = PAUSE_TICKS << handing.failed.min(DOUBLED_MAX);
+    if handing.now.is_some() || cluster.ticks < handing.last_tick + pause {
         return;
     }
     let wanted = cx.app.keyspace.numbers().into_iter().find_map(|number| {
@@ -89,7 +95,15 @@ pub fn go_on(cx: &mut Cx<'_, Node>) {
     };
     let is_over = cluster.ticks > began + TICKS_MAX || !cx.app.keyspace.is_leader(shard);
     if is_over {
-        (cluster.handing.now, cluster.handing.last_tick) = (None, cluster.ticks);
+        let failed = match cx.app.keyspace.leader(shard) == Some(to) {
+            true => 0,
+            false => cluster.handing.failed + 1,
+        };
+        cluster.handing = Handing {
+            now: None,
+            last_tick: cluster.ticks,
+            failed,
+        };
         return super::forward::pump(cx.app, shard);
     }
     let index = cx.app.keyspace.index_of_number(shard);
