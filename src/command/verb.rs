@@ -142,6 +142,7 @@ pub enum Verb {
     ReplSnap,
     ReplStatus,
     ReplTail,
+    ReplUndo,
     Slowlog,
     SlowlogGet,
     SlowlogHelp,

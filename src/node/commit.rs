@@ -334,6 +334,7 @@ fn replaced(cx: &mut Cx<'_, Node>, shard: u16, index: u64) {
         cluster::shown(shard)
     );
     give_up(cx, shard);
+    cluster::sending::forget(cx.app, shard);
     saving::installed(cx, shard, index);
     if shard == META {
         cluster::meta_changed(cx);

@@ -33,6 +33,7 @@ use crate::reactor::timer::Nanos;
 use crate::shard::Shard;
 use crate::shard::meta::{CONTINUES, Meta};
 
+use super::cluster::receiving;
 use super::journal::space;
 use super::session::{Message, Said};
 use super::{Node, journal};
@@ -176,6 +177,20 @@ impl Saving {
         self.paused_until = 0;
     }
 
+    /// What a shard was is gone: an image of it that is being made would not be whole.
+    pub fn void(&mut self, shard: u16) {
+        if let Some(active) = &mut self.active {
+            active.is_void |= active.shards.contains(&shard)
+                || matches!(active.target, Target::Snapshot(of, _) if of == shard);
+        }
+    }
+
+    /// Whether a snapshot of this shard is being made.
+    pub fn is_at(&self, shard: u16) -> bool {
+        let target = self.active.as_ref().map(|active| &active.target);
+        matches!(target, Some(Target::Snapshot(of, _)) if *of == shard)
+    }
+
     /// Asks for a snapshot of a shard that nothing is in any more, so that nothing of it needs to be kept.
     pub fn bury(&mut self, shard: u16) {
         if self.files.is_some() {
@@ -256,8 +271,9 @@ fn begin(cx: &mut Cx<'_, Node>) {
         note_saved(cx.app);
         return answer_waiting(cx, &Said::Ok);
     };
-    if shards.iter().any(|&shard| node.keyspace.is_imaging(shard)) {
-        // It is being sent to another node: later.
+    let is_at_it = |&shard: &u16| node.keyspace.is_imaging(shard) || is_receiving(node, shard);
+    if shards.iter().any(is_at_it) {
+        // It is being sent to another node, or comes from one and may be written to the same file: later.
         if let Target::Snapshot(shard, _) = target {
             node.saving.queue.insert(shard);
             node.saving.anew.insert(shard);
@@ -286,6 +302,11 @@ fn begin(cx: &mut Cx<'_, Node>) {
     };
     cx.net.defer_to_thread(create, written);
     cx.net.call_later(Duration::ZERO, slice);
+}
+
+fn is_receiving(node: &Node, shard: u16) -> bool {
+    let cluster = node.cluster.as_ref();
+    cluster.is_some_and(|cluster| receiving::has(cluster, shard))
 }
 
 /// Notes the moment in the stores of these shards; what the image says of it.
@@ -354,10 +375,7 @@ pub fn pieces(shard: u16, block: Vec<u8>) -> Vec<(u32, Vec<u8>)> {
 /// A snapshot that came from elsewhere has taken the place of a shard.
 pub fn installed(cx: &mut Cx<'_, Node>, shard: u16, index: u64) {
     let at_ms = cx.app.at_ms;
-    if let Some(active) = &mut cx.app.saving.active {
-        active.is_void |= active.shards.contains(&shard)
-            || matches!(active.target, Target::Snapshot(of, _) if of == shard);
-    }
+    cx.app.saving.void(shard);
     if cx.app.saving.files.is_some() {
         cx.app.saving.saved.insert(shard, (index, at_ms));
         tidy(cx, shard, index);

@@ -157,6 +157,11 @@ impl Group {
         self.raft.raft.raft_log.last_index()
     }
 
+    /// The entry behind which the log begins: it is not in there any more.
+    pub(super) fn base(&self) -> u64 {
+        self.raft.raft.raft_log.first_index() - 1
+    }
+
     /// What a leader knows of the others.
     pub(super) fn progress(&self) -> &ProgressTracker {
         self.raft.raft.prs()

@@ -11,7 +11,6 @@
 //! So the data travel when both have time for it, and raft sees a snapshot that takes no time at all: nothing is
 //! paused for its sake, and nothing must be reported when it fails.
 
-use raft::ProgressState;
 use raft::eraftpb::{Entry as RaftEntry, EntryType, Message, MessageType};
 
 use super::log::Staged;
@@ -32,8 +31,8 @@ pub struct Follower {
     pub matched: u64,
     /// Whether it was heard of lately.
     pub is_active: bool,
-    /// Whether it has what is in front of the log, and so is sent what is in there.
-    pub is_replicating: bool,
+    /// Whether it has all that is not in our log any more.
+    pub has_base: bool,
 }
 
 impl Shard {
@@ -77,14 +76,14 @@ impl Shard {
         if !self.is_leader() {
             return Vec::new();
         }
-        let (own, progress) = (self.replica(), self.group.progress());
+        let (own, progress, base) = (self.replica(), self.group.progress(), self.group.base());
         let others = progress.iter().filter(|&(&replica, _)| replica != own);
         let mut followers: Vec<Follower> = others
             .map(|(&replica, progress)| Follower {
                 replica,
                 matched: progress.matched,
                 is_active: progress.recent_active,
-                is_replicating: progress.matched > 0 && progress.state == ProgressState::Replicate,
+                has_base: progress.matched >= base,
             })
             .collect();
         followers.sort_unstable_by_key(|follower| follower.replica);

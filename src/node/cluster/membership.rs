@@ -13,6 +13,9 @@
 //! - A replica gets a vote when it has nearly everything; both changes of a step are one joint configuration, entered
 //!   and left explicitly, so that a majority of the old *and* of the new agrees meanwhile.
 //! - A leader that is to go hands the leadership over first: raft would let it hang.
+//! - A newcomer that is not heard of for a minute, or that is to leave itself, is given up (`REPL UNDO`) as long as it
+//!   has no vote. Whatever a leader had made of it nevertheless is taken back, for a shard is always led towards
+//!   what the map says of it.
 //! - Leaders are led back to where the map wants them, a shard at a time; see [`handing`].
 //!
 //! Everybody is told the map by the leader of the meta shard (`REPL MAP`): who holds no replica of that has it from
@@ -42,6 +45,9 @@ use super::{MAP_KEY, forward, handing, link, shown};
 /// Entries that a learner may lack when it gets its vote.
 const LAG_MAX: u64 = 100;
 
+/// For so many looks a newcomer may be away before it is given up: a minute.
+const AWAY_MAX: u32 = 300;
+
 /// Several times a second: what this node has to do as a leader.
 pub fn tend(cx: &mut Cx<'_, Node>) {
     let Some(map) = cx
@@ -64,14 +70,8 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
         tell_others(cx, &map);
     }
     for shard in cx.app.keyspace.numbers() {
-        let next = map
-            .placement(shard)
-            .and_then(|placement| placement.next.clone());
-        match next {
-            Some(target) if cx.app.keyspace.is_leader(shard) => {
-                go_on(cx, shard, &target, map.epoch);
-            }
-            _ => {}
+        if cx.app.keyspace.is_leader(shard) {
+            go_on(cx, shard, &map);
         }
     }
     handing::tend(cx, &map);
@@ -158,7 +158,10 @@ pub fn wish(turn: &mut Turn<'_, '_, '_>, wish: &Wish) -> Next {
         Wish::Done(shard, epoch) if *epoch == map.epoch => {
             Ok(plan::done(&map, *shard).unwrap_or_else(|| map.clone()))
         }
-        Wish::Done(..) => Ok(map.clone()),
+        Wish::Undo(shard, epoch) if *epoch == map.epoch => {
+            Ok(plan::undo(&map, *shard).unwrap_or_else(|| map.clone()))
+        }
+        Wish::Done(..) | Wish::Undo(..) => Ok(map.clone()),
     };
     match next {
         Ok(next) if next == map => {
@@ -241,26 +244,58 @@ pub fn ask(node: &mut Node, now: Nanos, words: &[&[u8]]) {
     forward::of_this_node(node, now, args, META);
 }
 
-/// The next thing to do for a shard that this node leads and whose replicas are to be these.
-fn go_on(cx: &mut Cx<'_, Node>, shard: u16, target: &[ReplicaId], epoch: u64) {
+/// The next thing to do for a shard that this node leads. Also where nothing is to be changed: what was given up may have
+/// left something.
+fn go_on(cx: &mut Cx<'_, Node>, shard: u16, map: &Map) {
+    let Some(placement) = map.placement(shard) else {
+        return;
+    };
+    let target = placement.next.as_ref().unwrap_or(&placement.replicas);
+    let newcomers = target.iter().filter(|id| !placement.replicas.contains(id));
+    let is_leaving = |id: &ReplicaId| map.nodes.get(&id.node()).is_none_or(|it| it.is_leaving);
+    let is_wanted = newcomers.clone().all(|id| !is_leaving(id));
+    let newcomers: Vec<u64> = newcomers.map(|replica| replica.0).collect();
     let target: Vec<u64> = target.iter().map(|replica| replica.0).collect();
     let replica = cx.app.keyspace.shard_mut(shard);
-    match step(replica, &target) {
+    let planned = |id: &u64| u64::from(ReplicaId(*id).generation());
+    if replica.members().all().iter().map(planned).max() > Some(map.epoch) {
+        // The group is ahead of this map.
+        return;
+    }
+    let is_away = is_away(replica, &newcomers);
+    let next = step(replica, &target);
+    let Some(cluster) = &mut cx.app.cluster else {
+        return;
+    };
+    let away = cluster.away.entry(shard).or_default();
+    *away = if is_away { *away + 1 } else { 0 };
+    let is_in_vain = is_away && (!is_wanted || *away > AWAY_MAX);
+    match next {
+        _ if is_in_vain => ask_about(cx, b"UNDO", shard, map.epoch),
         Step::Wait => {}
-        Step::Done => {
-            let (shard, epoch) = (shard.to_string(), epoch.to_string());
-            ask(
-                cx.app,
-                cx.net.now(),
-                &[b"REPL", b"DONE", shard.as_bytes(), epoch.as_bytes()],
-            );
-        }
+        Step::Done if placement.next.is_none() => {}
+        Step::Done => ask_about(cx, b"DONE", shard, map.epoch),
         Step::Change(change) => {
             log::info!("shard {}: {change:?}", shown(shard));
             cx.app.keyspace.change_members(shard, &change);
         }
         Step::HandOver(to) => handing::begin(cx.app, shard, to),
     }
+}
+
+/// Whether one of these is to come, and is not near yet, nor heard of if it is known.
+fn is_away(shard: &Shard, newcomers: &[u64]) -> bool {
+    let (members, followers) = (shard.members(), shard.followers());
+    let is_heard = |id: &u64| followers.iter().any(|it| it.replica == *id && it.is_active);
+    let mut waited_for = newcomers.iter().filter(|id| !members.voters.contains(id));
+    !members.is_joint() && waited_for.any(|id| !is_heard(id))
+}
+
+/// Tells the leader of the meta shard what became of the change at a shard.
+fn ask_about(cx: &mut Cx<'_, Node>, verb: &[u8], shard: u16, epoch: u64) {
+    let (shard, epoch) = (shard.to_string(), epoch.to_string());
+    let words = [b"REPL", verb, shard.as_bytes(), epoch.as_bytes()];
+    ask(cx.app, cx.net.now(), &words);
 }
 
 /// What a shard's leader does next.
@@ -274,6 +309,21 @@ enum Step {
 
 fn step(shard: &Shard, target: &[u64]) -> Step {
     let members = shard.members();
+    let followers = shard.followers();
+    let is_near = |id: &u64| {
+        let follower = followers.iter().find(|follower| follower.replica == *id);
+        let has_most = |it: &Follower| it.matched + LAG_MAX >= shard.last_index();
+        follower.is_some_and(|it| it.is_active && it.has_base && has_most(it))
+    };
+    let hand_over = |to: &[u64]| {
+        let heir = to
+            .iter()
+            .find(|id| members.voters.contains(id) && is_near(id));
+        heir.map_or(Step::Wait, |&heir| Step::HandOver(heir))
+    };
+    if members.is_joint() && !members.voters.contains(&shard.replica()) {
+        return hand_over(&members.voters);
+    }
     if members.is_joint() {
         return Step::Change(Change::Leave);
     }
@@ -298,20 +348,18 @@ fn step(shard: &Shard, target: &[u64]) -> Step {
     if let Some(&new) = missing.iter().find(|id| !members.learners.contains(id)) {
         return Step::Change(Change::AddLearner(new));
     }
-    let followers = shard.followers();
-    let is_near = |id: &u64| {
-        let follower = followers.iter().find(|follower| follower.replica == *id);
-        let has_most = |it: &Follower| it.matched + LAG_MAX >= shard.last_index();
-        follower.is_some_and(|it| it.is_active && it.is_replicating && has_most(it))
-    };
     if !missing.iter().all(is_near) {
         return Step::Wait;
     }
     if surplus.contains(&shard.replica()) {
-        let heir = target
-            .iter()
-            .find(|id| members.voters.contains(id) && is_near(id));
-        return heir.map_or(Step::Wait, |&heir| Step::HandOver(heir));
+        return match target.iter().any(|id| members.voters.contains(id)) {
+            true => hand_over(target),
+            // Nobody stays: who comes can lead once it has a vote.
+            false => Step::Change(Change::Enter {
+                add: missing,
+                remove: Vec::new(),
+            }),
+        };
     }
     Step::Change(Change::Enter {
         add: missing,

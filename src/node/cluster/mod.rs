@@ -120,8 +120,12 @@ pub struct Cluster {
     pub handing: Handing,
     /// The snapshot that is sent.
     pub sendings: Sendings,
+    /// For how many looks the newcomer of a shard has been away.
+    pub away: BTreeMap<u16, u32>,
     /// Those that come in, by the node that sends them.
     pub receivings: BTreeMap<NodeId, Receiving>,
+    /// How many have ever come in.
+    pub received: u64,
     /// Shards with writes that wait although this node leads them no longer, and for how many ticks.
     orphaned: BTreeMap<u16, usize>,
     /// Ticks so far.
@@ -146,7 +150,9 @@ impl Cluster {
             meeting: BTreeSet::new(),
             handing: Handing::default(),
             sendings: Sendings::default(),
+            away: BTreeMap::new(),
             receivings: BTreeMap::new(),
+            received: 0,
             orphaned: BTreeMap::new(),
             ticks: 0,
         }
@@ -289,6 +295,8 @@ fn hold(node: &mut Node, epoch: u64, replicas: &[(u16, ReplicaId)]) {
         if !is_vacant {
             log::info!("shard {}: another node has it now", shown(number));
             let held = node.keyspace.vacate(number, node.hash_seed);
+            sending::forget(node, number);
+            node.saving.void(number);
             node.saving.bury(number);
             node.keyspace.add_dropped(Some(held));
         }
@@ -307,6 +315,7 @@ fn tick(cx: &mut Cx<'_, Node>) {
     forward::tend(cx);
     sending::tend(cx);
     transact::tend(cx.app);
+    receiving::tend(cx);
     give_up_orphaned(cx);
     handing::go_on(cx);
     let Some(cluster) = &mut cx.app.cluster else {

@@ -5,7 +5,7 @@
 //! from there, or never: a file that is not used is as good as what it was made of, and the next start may begin with
 //! it.
 //!
-//! One is received from each node at a time.
+//! One is received from each node at a time, and one for each shard: they would write the same file.
 
 use std::io;
 use std::sync::Arc;
@@ -22,13 +22,15 @@ use crate::store::HashSeed;
 use super::super::turn::{Next, Turn};
 use super::super::{Node, saving};
 use super::frames::Outcome;
-use super::{incoming, serve, shown};
+use super::{Cluster, incoming, serve, shown};
 
 /// Keys that room is made for because somebody says so.
 const ROOM_KEYS_MAX: u64 = 1 << 20;
 
 /// A snapshot that is coming in.
 pub struct Receiving {
+    /// Which one it is among all that ever came in: the sender's ids begin anew with it.
+    serial: u64,
     id: u64,
     conn: ConnId,
     part: Part,
@@ -94,8 +96,8 @@ pub fn frame(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
             }
             _ => return Next::Close,
         },
-        1 => later(turn, move |cx| block(cx, from, id, bytes)),
-        2 => later(turn, move |cx| ended(cx, from, id)),
+        1 => later(turn, move |cx| block(cx, from, conn, id, bytes)),
+        2 => later(turn, move |cx| ended(cx, from, conn, id)),
         _ => return Next::Close,
     }
     Next::Go
@@ -108,7 +110,10 @@ fn later(turn: &mut Turn<'_, '_, '_>, call: impl FnOnce(&mut Cx<'_, Node>) + 'st
 
 fn begin(cx: &mut Cx<'_, Node>, from: NodeId, conn: ConnId, id: u64, shards: u16, part: Part) {
     let is_ours = cx.app.keyspace.has_replica(part.shard, part.replica);
-    if shards != cx.app.keyspace.count() || !is_ours {
+    let has_one = |cluster: &Cluster| has(cluster, part.shard);
+    let is_taken =
+        cx.app.saving.is_at(part.shard) || (cx.app.cluster.as_deref()).is_none_or(has_one);
+    if shards != cx.app.keyspace.count() || !is_ours || is_taken {
         return answer(cx, conn, id, Outcome::Again);
     }
     log::info!(
@@ -121,7 +126,13 @@ fn begin(cx: &mut Cx<'_, Node>, from: NodeId, conn: ConnId, id: u64, shards: u16
         shards,
         parts: vec![part.clone()],
     };
+    let Some(cluster) = &mut cx.app.cluster else {
+        return;
+    };
+    cluster.received += 1;
+    let serial = cluster.received;
     let receiving = Receiving {
+        serial,
         id,
         conn,
         part,
@@ -130,13 +141,17 @@ fn begin(cx: &mut Cx<'_, Node>, from: NodeId, conn: ConnId, id: u64, shards: u16
         has_ended: false,
         worker: None,
     };
-    if let Some(cluster) = &mut cx.app.cluster {
-        cluster.receivings.insert(from, receiving);
-    }
+    cluster.receivings.insert(from, receiving);
     cx.net.defer_to_thread(
         move || worker(files.as_ref(), seed, &meta),
-        move |cx, made| worked(cx, from, id, made),
+        move |cx, made| worked(cx, from, serial, made),
     );
+}
+
+/// Whether a snapshot of a shard is coming in.
+pub fn has(cluster: &Cluster, shard: u16) -> bool {
+    let mut all = cluster.receivings.values();
+    all.any(|receiving| receiving.part.shard == shard)
 }
 
 fn worker(files: Option<&Files>, seed: HashSeed, meta: &Meta) -> io::Result<Worker> {
@@ -155,28 +170,52 @@ fn worker(files: Option<&Files>, seed: HashSeed, meta: &Meta) -> io::Result<Work
     })
 }
 
-fn receiving<'c>(cx: &'c mut Cx<'_, Node>, from: NodeId, id: u64) -> Option<&'c mut Receiving> {
+/// The one that a node has begun on a connection under an id.
+fn of_sender<'c>(
+    cx: &'c mut Cx<'_, Node>,
+    from: NodeId,
+    conn: ConnId,
+    id: u64,
+) -> Option<&'c mut Receiving> {
     let receiving = cx.app.cluster.as_mut()?.receivings.get_mut(&from)?;
-    (receiving.id == id).then_some(receiving)
+    (receiving.id == id && receiving.conn == conn).then_some(receiving)
 }
 
-fn block(cx: &mut Cx<'_, Node>, from: NodeId, id: u64, block: Vec<u8>) {
-    if let Some(receiving) = receiving(cx, from, id) {
-        receiving.blocks.push(block);
-        feed(cx, from, id);
+fn receiving<'c>(cx: &'c mut Cx<'_, Node>, from: NodeId, serial: u64) -> Option<&'c mut Receiving> {
+    let receiving = cx.app.cluster.as_mut()?.receivings.get_mut(&from)?;
+    (receiving.serial == serial).then_some(receiving)
+}
+
+/// At every tick: forgets those whose sender is gone. One that a job has stays until that is back: it has the file.
+pub fn tend(cx: &mut Cx<'_, Node>) {
+    let (clients, cluster) = (&cx.app.clients, &mut cx.app.cluster);
+    if let Some(cluster) = cluster {
+        let is_there = |it: &Receiving| it.worker.is_none() || clients.get(it.conn).is_some();
+        cluster
+            .receivings
+            .retain(|_, receiving| is_there(receiving));
     }
 }
 
-fn ended(cx: &mut Cx<'_, Node>, from: NodeId, id: u64) {
-    if let Some(receiving) = receiving(cx, from, id) {
+fn block(cx: &mut Cx<'_, Node>, from: NodeId, conn: ConnId, id: u64, block: Vec<u8>) {
+    if let Some(receiving) = of_sender(cx, from, conn, id) {
+        receiving.blocks.push(block);
+        let serial = receiving.serial;
+        feed(cx, from, serial);
+    }
+}
+
+fn ended(cx: &mut Cx<'_, Node>, from: NodeId, conn: ConnId, id: u64) {
+    if let Some(receiving) = of_sender(cx, from, conn, id) {
         receiving.has_ended = true;
-        feed(cx, from, id);
+        let serial = receiving.serial;
+        feed(cx, from, serial);
     }
 }
 
 /// Gives the worker what has come, if it is there.
-fn feed(cx: &mut Cx<'_, Node>, from: NodeId, id: u64) {
-    let Some(receiving) = receiving(cx, from, id) else {
+fn feed(cx: &mut Cx<'_, Node>, from: NodeId, serial: u64) {
+    let Some(receiving) = receiving(cx, from, serial) else {
         return;
     };
     if receiving.blocks.is_empty() && !receiving.has_ended {
@@ -190,55 +229,57 @@ fn feed(cx: &mut Cx<'_, Node>, from: NodeId, id: u64) {
     if blocks.is_empty() {
         return cx.net.defer_to_thread(
             move || worker.finish(keys),
-            move |cx, made| finished(cx, from, id, made),
+            move |cx, made| finished(cx, from, serial, made),
         );
     }
     receiving.taken += blocks.len() as u64;
     let take = move || worker.take(shard, blocks).map(|()| worker);
     cx.net
-        .defer_to_thread(take, move |cx, made| worked(cx, from, id, made));
+        .defer_to_thread(take, move |cx, made| worked(cx, from, serial, made));
 }
 
 /// The worker is back.
-fn worked(cx: &mut Cx<'_, Node>, from: NodeId, id: u64, made: io::Result<Worker>) {
+fn worked(cx: &mut Cx<'_, Node>, from: NodeId, serial: u64, made: io::Result<Worker>) {
     let worker = match made {
         Ok(worker) => worker,
-        Err(error) => return give_up(cx, from, id, &error),
+        Err(error) => return give_up(cx, from, serial, &error),
     };
-    let Some(receiving) = receiving(cx, from, id) else {
+    let Some(receiving) = receiving(cx, from, serial) else {
         return;
     };
     receiving.worker = Some(worker);
-    let (conn, taken) = (receiving.conn, receiving.taken);
+    let (conn, id, taken) = (receiving.conn, receiving.id, receiving.taken);
     answer(cx, conn, id, Outcome::Replied(&taken.to_le_bytes()));
-    feed(cx, from, id);
+    feed(cx, from, serial);
 }
 
 /// Everything is in memory, and durable.
-fn finished(cx: &mut Cx<'_, Node>, from: NodeId, id: u64, made: io::Result<Recovery>) {
+fn finished(cx: &mut Cx<'_, Node>, from: NodeId, serial: u64, made: io::Result<Recovery>) {
     let recovery = match made {
         Ok(recovery) => recovery,
-        Err(error) => return give_up(cx, from, id, &error),
+        Err(error) => return give_up(cx, from, serial, &error),
     };
-    let Some(cluster) = &mut cx.app.cluster else {
+    let Some(receiving) = end(cx, from, serial) else {
         return;
     };
-    if let Some(receiving) = cluster.receivings.remove(&from).filter(|it| it.id == id) {
-        cx.app
-            .keyspace
-            .shard_mut(receiving.part.shard)
-            .stage(recovery);
-        answer(cx, receiving.conn, id, Outcome::Replied(&[]));
+    let (shard, replica) = (receiving.part.shard, receiving.part.replica);
+    // It may have been let go meanwhile, for one of another name.
+    if cx.app.keyspace.has_replica(shard, replica) {
+        cx.app.keyspace.shard_mut(shard).stage(recovery);
+        answer(cx, receiving.conn, receiving.id, Outcome::Replied(&[]));
     }
 }
 
-fn give_up(cx: &mut Cx<'_, Node>, from: NodeId, id: u64, error: &io::Error) {
+/// Takes one away.
+fn end(cx: &mut Cx<'_, Node>, from: NodeId, serial: u64) -> Option<Receiving> {
+    receiving(cx, from, serial)?;
+    cx.app.cluster.as_mut()?.receivings.remove(&from)
+}
+
+fn give_up(cx: &mut Cx<'_, Node>, from: NodeId, serial: u64, error: &io::Error) {
     log::warn!("a snapshot of node {from} could not be taken: {error}");
-    let Some(cluster) = &mut cx.app.cluster else {
-        return;
-    };
-    if let Some(receiving) = cluster.receivings.remove(&from).filter(|it| it.id == id) {
-        answer(cx, receiving.conn, id, Outcome::Again);
+    if let Some(receiving) = end(cx, from, serial) {
+        answer(cx, receiving.conn, receiving.id, Outcome::Again);
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Sending {
     stage: Stage,
     sent: u64,
     taken: u64,
+    /// Whether its next slice will come by itself.
+    is_going_on: bool,
     /// When something last happened.
     active: Nanos,
 }
@@ -125,10 +127,11 @@ fn begin(cx: &mut Cx<'_, Node>, shard: u16, to: u64) {
         stage: Stage::Imaging,
         sent: 0,
         taken: 0,
+        is_going_on: true,
         active: now,
     });
     say(node, &mut cx.net, receiver, 0, id, &meta.encode());
-    cx.net.call_later(Duration::ZERO, slice);
+    cx.net.call_later(Duration::ZERO, move |cx| slice(cx, id));
 }
 
 /// Sends a frame to the receiver.
@@ -154,18 +157,19 @@ fn say(
 }
 
 /// One turn's share of the image.
-fn slice(cx: &mut Cx<'_, Node>) {
+fn slice(cx: &mut Cx<'_, Node>, id: u64) {
     let node = &mut *cx.app;
     let Some(cluster) = &mut node.cluster else {
         return;
     };
-    let Some(sending) = &mut cluster.sendings.now else {
+    let Some(sending) = (cluster.sendings.now.as_mut()).filter(|sending| sending.id == id) else {
         return;
     };
+    sending.is_going_on = false;
     if sending.stage != Stage::Imaging || sending.sent - sending.taken >= AHEAD_MAX {
         return;
     }
-    let (shard, id, receiver) = (sending.shard, sending.id, ReplicaId(sending.to).node());
+    let (shard, receiver) = (sending.shard, ReplicaId(sending.to).node());
     let store = node.keyspace.shard_mut(shard).store_mut();
     let is_done = store.advance_image(SLICE_ENTRIES);
     let mut blocks = Vec::new();
@@ -173,6 +177,7 @@ fn slice(cx: &mut Cx<'_, Node>) {
         blocks.push(store.take_image(BLOCK_BYTES));
     }
     sending.sent += blocks.len() as u64;
+    sending.is_going_on = !is_done;
     if is_done {
         sending.stage = Stage::Sent;
         let dropped = store.take_dropped();
@@ -183,7 +188,7 @@ fn slice(cx: &mut Cx<'_, Node>) {
     }
     match is_done {
         true => say(node, &mut cx.net, receiver, 2, id, &[]),
-        false => drop(cx.net.call_later(Duration::ZERO, slice)),
+        false => drop(cx.net.call_later(Duration::ZERO, move |cx| slice(cx, id))),
     }
 }
 
@@ -201,7 +206,9 @@ pub fn answered(cx: &mut Cx<'_, Node>, id: u64, outcome: Outcome<'_>) {
         Outcome::Replied(taken) if taken.len() == 8 => {
             let taken = u64::from_le_bytes(std::array::from_fn(|at| taken[at]));
             sending.taken = taken.min(sending.sent);
-            slice(cx);
+            if !sending.is_going_on {
+                slice(cx, id);
+            }
         }
         Outcome::Replied(_) if sending.stage == Stage::Sent => {
             sending.stage = Stage::Staged;
@@ -238,6 +245,16 @@ fn end_if_over(cx: &mut Cx<'_, Node>) {
         end(cx, "done");
     } else if matched.is_none() || !is_linked || is_silent {
         end(cx, "given up");
+    }
+}
+
+/// What a shard was is gone, and the image of it: another image of what it is now is not ours.
+pub fn forget(node: &mut Node, shard: u16) {
+    if let Some(cluster) = &mut node.cluster {
+        cluster
+            .sendings
+            .now
+            .take_if(|sending| sending.shard == shard);
     }
 }
 

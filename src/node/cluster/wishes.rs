@@ -4,6 +4,7 @@
 //!   REPL JOIN name address      a node is to be a member
 //!   REPL LEAVE node             a member is to hold nothing any more, and then to be forgotten
 //!   REPL DONE shard epoch       the change at a shard that the map of this epoch asks for was made
+//!   REPL UNDO shard epoch       it cannot be made, and its newcomer has no vote
 //! ```
 
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ pub enum Wish {
     Leave(NodeId),
     /// The change at a shard that the map of this epoch asks for was made.
     Done(u16, u64),
+    /// It cannot be made, and its newcomer has no vote.
+    Undo(u16, u64),
 }
 
 /// What a command asks for, if it is one of these and makes sense.
@@ -29,6 +32,7 @@ pub fn parse(verb: Verb, args: Args<'_>) -> Option<Wish> {
     match verb {
         Verb::ReplJoin => Some(Wish::Join(word(args, 2)?, word(args, 3)?)),
         Verb::ReplLeave => Some(Wish::Leave(word(args, 2)?)),
+        Verb::ReplUndo => Some(Wish::Undo(word(args, 2)?, word(args, 3)?)),
         Verb::ReplDone => Some(Wish::Done(word(args, 2)?, word(args, 3)?)),
         _ => None,
     }
