@@ -12,7 +12,7 @@ const PEERS: u16 = flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI | flag::SKIP_SL
 
 /// One row for every [`Verb`], in its order.
 #[rustfmt::skip]
-pub static ROWS: [Row; 180] = [
+pub static ROWS: [Row; 181] = [
     Row { verb: Verb::Get, name: "get", arity: 2, flags: flag::READONLY | flag::FAST, keys: Keys::ONE, group: Group::String, since: "1.0.0",
         syntax: "key",
         summary: "The value of a key, or nil." },

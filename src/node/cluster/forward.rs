@@ -30,8 +30,12 @@ use super::super::commit::answer::deliver;
 use super::super::turn::{Next, Turn};
 use super::super::{Node, propose};
 use super::frames::{self, FRESH, NO_TOUCH, Outcome};
+use super::link::Link;
 use super::routes::Routes;
-use super::{gather, sending, spread};
+use super::{Cluster, gather, sending, spread};
+
+/// Ticks after which another replica is asked, where nobody knows who leads.
+const GUESS_TICKS: u64 = 10;
 
 /// What is answered when no leader was found in time.
 const NO_LEADER: &str = "CLUSTERDOWN the shard has no leader that can be reached: nothing was done";
@@ -150,13 +154,25 @@ pub fn of_this_node(node: &mut Node, now: Nanos, args: OwnedArgs, shard: u16) {
 pub fn leader_of(node: &Node, shard: u16) -> Option<NodeId> {
     let cluster = node.cluster.as_ref()?;
     let of_replica = node.keyspace.leader(shard).map(|id| ReplicaId(id).node());
-    let preferred = || {
-        let map = cluster.map.as_ref()?;
-        (node.keyspace.is_vacant(shard)).then(|| map.voters(shard).first().map(|id| id.node()))?
+    let hint = cluster.forwards.hint(shard);
+    let hint = hint.filter(|&node| is_reachable(cluster, node));
+    // Who has no replica asks whom it was told of, else those that the map names, in turn.
+    let guessed = || {
+        let voters = cluster.map.as_ref()?.voters(shard);
+        let there = voters.iter().map(|id| id.node());
+        let there: Vec<NodeId> = there.filter(|&id| is_reachable(cluster, id)).collect();
+        let guess = (cluster.ticks / GUESS_TICKS) as usize % there.len().max(1);
+        there.get(guess).copied()
     };
-    of_replica
-        .or(cluster.forwards.hint(shard))
-        .or_else(preferred)
+    let is_vacant = node.keyspace.is_vacant(shard);
+    of_replica.or(hint).or_else(|| is_vacant.then(guessed)?)
+}
+
+/// Whether something that is said to a node goes out.
+fn is_reachable(cluster: &Cluster, node: NodeId) -> bool {
+    let member = cluster.map.as_ref().and_then(|map| map.nodes.get(&node));
+    let link = member.and_then(|member| cluster.links.get(&member.address));
+    link.is_some_and(Link::is_ready)
 }
 
 /// Passes on what waits for a shard, as far as there is somebody.
@@ -221,9 +237,14 @@ pub fn answered(cx: &mut Cx<'_, Node>, frame: &[u8]) -> Result<(), &'static str>
             },
             Outcome::Moved(leader) => {
                 let leader = Some(ReplicaId(leader).node()).filter(|&node| node != 0);
-                cluster.forwards.undone(id, leader)
+                let shard = cluster.forwards.undone(id, leader);
+                // Where that leads nowhere, somebody is asked at the next tick.
+                shard.filter(|_| leader.is_some_and(|node| is_reachable(cluster, node)))
             }
-            Outcome::Again => cluster.forwards.undone(id, None),
+            Outcome::Again => {
+                cluster.forwards.undone(id, None);
+                None
+            }
         };
         if let Some(shard) = shard {
             pump(cx.app, shard);
