@@ -41,7 +41,7 @@ from server import STAND_IN, Connection, Server  # noqa: E402
 
 ALL_CORES = f"0-{os.cpu_count() - 1}"
 SYNCS_MEASURED = 50
-LOAD_FIELDS = ["commands", "rate", "p50_us", "p99_us", "p999_us", "max_us", "own_cpu"]
+LOAD_FIELDS = ["commands", "rate", "p50_us", "p99_us", "p999_us", "max_us", "own_cpu", "errors"]
 GENERATOR_BUSY = 0.9
 GET_PERCENT, VALUE_BYTES = 90, 32
 SNAPSHOT_RATE = 10_000
@@ -223,18 +223,23 @@ class Bench:
         return parsed(out)
 
     def generator(self):
-        program = self.place / "load"
-        if not program.exists():
-            if not shutil.which("cc"):
-                raise RuntimeError("there is no C compiler (cc) to make the load with")
-            subprocess.run(["cc", "-O2", "-Wall", "-o", program, HERE / "load.c"], check=True)
-        return str(program)
+        return load_program(self.place)
 
 
 @contextlib.contextmanager
 def started(servers):
     with contextlib.ExitStack() as stack:
         yield {name: stack.enter_context(server) for name, server in servers.items()}
+
+
+def load_program(place):
+    """The path of load.c's program; it is compiled once into `place`."""
+    program = pathlib.Path(place) / "load"
+    if not program.exists():
+        if not shutil.which("cc"):
+            raise RuntimeError("there is no C compiler (cc) to make the load with")
+        subprocess.run(["cc", "-O2", "-Wall", "-o", program, HERE / "load.c"], check=True)
+    return str(program)
 
 
 def parsed(line):
