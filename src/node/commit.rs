@@ -42,6 +42,7 @@ use crate::reactor::id::ConnId;
 use crate::wire::reply::Dialect;
 use crate::wire::request::OwnedArgs;
 
+use super::cluster::forward;
 use super::journal::space::{self, Room};
 use super::{Node, cluster, journal, saving, tail};
 use answer::{Fate, conclude};
@@ -216,8 +217,10 @@ fn read_stalled(cx: &mut Cx<'_, Node>) {
             continue;
         }
         let items = cx.app.commits.take_stalled(shard);
-        let fate = if is_leader { Fate::Kept } else { Fate::Moved };
-        conclude(cx, items, fate);
+        match is_leader {
+            true => conclude(cx, items, Fate::Kept),
+            false => moved(cx, items),
+        }
     }
 }
 
@@ -251,7 +254,7 @@ fn close(cx: &mut Cx<'_, Node>) -> bool {
             }
             _ if !is_led => {
                 node.keyspace.take_back_of(lane);
-                conclude(cx, items, Fate::Moved);
+                moved(cx, items);
                 has_closed = true;
                 continue;
             }
@@ -282,6 +285,22 @@ fn without_changes(cx: &mut Cx<'_, Node>, lane: usize, items: Vec<Item>) -> bool
         settle(cx, lane, items, can_read);
     }
     true
+}
+
+/// Another node leads the shard now, and nothing was done: what only reads goes there.
+fn moved(cx: &mut Cx<'_, Node>, items: Vec<Item>) {
+    let mut others = Vec::new();
+    for item in items {
+        match item.work {
+            Work::Run(_) if item.flags & (INNER | SERVED) == 0 => {
+                forward::read_again(cx.app, cx.net.now(), item);
+            }
+            _ => others.push(item),
+        }
+    }
+    if !others.is_empty() {
+        conclude(cx, others, Fate::Moved);
+    }
 }
 
 /// Concludes a batch whose entries are committed, `proposed` items with them and the others behind them. A read among
@@ -422,7 +441,7 @@ fn conclude_shard(cx: &mut Cx<'_, Node>, shard: usize) {
             Committed::Concluded(items, proposed) => {
                 settle_batch(cx, shard, items, proposed, term);
             }
-            Committed::Lost(items) => conclude(cx, items, Fate::Moved),
+            Committed::Lost(items) => moved(cx, items),
             Committed::Unawaited => {
                 let node = &mut *cx.app;
                 node.keyspace.apply_entry(shard, &mut node.touched);

@@ -4,8 +4,8 @@
 //! [`world`] is the nodes and their clients, [`script`] the language of the scenarios, [`history`] the judge of what
 //! clients were told, [`campaign`] what happens at random.
 //!
-//! `CLUSTER_SEED` is the first seed, 1 if there is none; `CLUSTER_SEEDS` how many the campaign tries; with `CLUSTER_LOG`
-//! the nodes' log is printed.
+//! `CLUSTER_SEED` is the first seed, 1 if there is none; `CLUSTER_SEEDS` how many the campaign tries; with
+//! `CLUSTER_LOG` the nodes' log is printed.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test")]
 

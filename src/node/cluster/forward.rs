@@ -27,6 +27,7 @@ use crate::wire::request::{Args, OwnedArgs};
 
 use super::super::client::Silence;
 use super::super::commit::answer::deliver;
+use super::super::commit::{self, Item, Work};
 use super::super::turn::{Next, Turn};
 use super::super::{Node, propose};
 use super::frames::{self, FRESH, NO_TOUCH, Outcome};
@@ -136,6 +137,29 @@ pub fn pass_on(node: &mut Node, now: Nanos, shard: u16, is_write: bool, errand: 
         cluster.forwards.add(shard, is_write, now, errand);
         pump(node, shard);
     }
+}
+
+/// Passes a read on that this node had taken, and whose shard it leads no longer.
+pub fn read_again(node: &mut Node, now: Nanos, item: Item) {
+    let Work::Run(args) = item.work else { return };
+    let recipient = Recipient {
+        conn: item.conn,
+        number: item.number,
+        is_silent: item.flags & commit::SILENT != 0,
+        verb: item.verb,
+        dialect: item.dialect,
+    };
+    let errand = Errand {
+        asker: Asker::Client(recipient),
+        dialect: item.dialect,
+        flags: if item.flags & commit::NO_TOUCH != 0 {
+            NO_TOUCH
+        } else {
+            0
+        },
+        args: *args,
+    };
+    pass_on(node, now, item.shard, false, errand);
 }
 
 /// Passes something on that this node itself wants; nobody waits for the answer.

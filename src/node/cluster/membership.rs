@@ -244,8 +244,8 @@ pub fn ask(node: &mut Node, now: Nanos, words: &[&[u8]]) {
     forward::of_this_node(node, now, args, META);
 }
 
-/// The next thing to do for a shard that this node leads. Also where nothing is to be changed: what was given up may have
-/// left something.
+/// The next thing to do for a shard that this node leads. Also where nothing is to be changed: what was given up may
+/// have left something.
 fn go_on(cx: &mut Cx<'_, Node>, shard: u16, map: &Map) {
     let Some(placement) = map.placement(shard) else {
         return;
