@@ -1,5 +1,7 @@
 //! Clients and faults at random: everything that is answered could have been so, and in the end all replicas are alike.
 //!
+//! In half of the seeds nodes come and go besides: they join, are forgotten, and lose their disks, one at a time.
+//!
 //! A seed decides about everything. `CLUSTER_SEEDS=1000` tries so many from `CLUSTER_SEED` on.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -52,7 +54,16 @@ struct Campaign {
     next_value: i64,
     troubles: Vec<(u64, Trouble)>,
     next_fault: u64,
+    /// When a node comes or goes next; `None`: never.
+    next_order: Option<u64>,
+    /// Clients that have ordered something, and when.
+    orders: Vec<(Client, u64)>,
 }
+
+/// How long what was ordered may take to be answered.
+const ORDER_NS: u64 = 10_000_000_000;
+/// How long everything may take to come to its place in the end.
+const SETTLING: Duration = Duration::from_secs(240);
 
 impl Campaign {
     fn new(seed: u64) -> Campaign {
@@ -65,9 +76,12 @@ impl Campaign {
             ..Faults::calm()
         };
         let snapshot_interval = [None, Some(Duration::from_secs(2))][rng.usize(..2)];
+        let comes_and_goes = rng.bool();
         let plan = Plan {
             faults,
             snapshot_interval,
+            joiners: if comes_and_goes { 2 } else { 0 },
+            shards: if comes_and_goes { 4 } else { 2 },
             ..Plan::new(seed)
         };
         let talker = || Talker {
@@ -78,6 +92,8 @@ impl Campaign {
         let world = World::founded(plan);
         Campaign {
             next_fault: world.net.now() + 500_000_000,
+            next_order: comes_and_goes.then(|| world.net.now() + 200_000_000),
+            orders: Vec::new(),
             world,
             rng,
             talkers: (0..CLIENTS).map(|_| talker()).collect(),
@@ -95,6 +111,7 @@ impl Campaign {
         let end = self.now() + TIME_MS * 1_000_000;
         while self.now() < end {
             self.trouble();
+            self.order();
             self.end_troubles(false);
             (0..CLIENTS).for_each(|client| self.go_on(client));
             self.world.pass(Duration::from_millis(2));
@@ -106,10 +123,13 @@ impl Campaign {
             self.world.pass(Duration::from_millis(2));
         }
         (0..CLIENTS).for_each(|client| self.lose(client));
+        self.world.settle_within(SETTLING);
         self.world.agree();
+        let members = self.world.members();
         for (key, name) in KEYS.iter().enumerate() {
             let called_at = self.now();
-            let answer = self.world.ask(1 + key % 3, &format!("GET {name}"));
+            let node = members[key % members.len()];
+            let answer = self.world.ask(node, &format!("GET {name}"));
             let told = told(Call::Get, &answer).unwrap_or_else(|| panic!("GET {name}: {answer}"));
             let told_at = self.now();
             let call = Call::Get;
@@ -277,6 +297,76 @@ impl Campaign {
             }
         };
         self.troubles.push((until, trouble));
+    }
+
+    /// Perhaps a node comes or goes.
+    fn order(&mut self) {
+        let now = self.now();
+        let is_over = |world: &mut World, (client, since): (Client, u64)| {
+            world.line(client).is_some() || world.is_closed(client) || now > since + ORDER_NS
+        };
+        for order in std::mem::take(&mut self.orders) {
+            match is_over(&mut self.world, order) {
+                true => self.world.close(order.0),
+                false => self.orders.push(order),
+            }
+        }
+        if self.next_order.is_none_or(|at| now < at) {
+            return;
+        }
+        self.next_order = Some(now + self.rng.u64(300_000_000..3_000_000_000));
+        let strangers: Vec<usize> = self.strangers();
+        let stranger = self.rng.choice(strangers);
+        match (self.rng.u8(..6), stranger) {
+            (0..=2, Some(node)) => {
+                self.world.wipe(node);
+                self.world.let_join(node);
+                self.world.start(node);
+            }
+            (3, _) => self.forget(),
+            (4, _) => self.wipe(),
+            _ => {}
+        }
+    }
+
+    /// Nodes that are no members, and that nobody is about to start.
+    fn strangers(&self) -> Vec<usize> {
+        let members = self.world.members();
+        let is_stranger = |node: &usize| {
+            let is_down = Trouble::Down(*node);
+            !members.contains(node) && self.troubles.iter().all(|(_, trouble)| *trouble != is_down)
+        };
+        self.world.all().filter(is_stranger).collect()
+    }
+
+    fn forget(&mut self) {
+        let Some(map) = self.world.map() else { return };
+        let staying = map.staying();
+        let running: Vec<usize> = self.world.members();
+        let (Some(node), Some(number)) = (self.rng.choice(running), self.rng.choice(&staying))
+        else {
+            return;
+        };
+        if staying.len() > 3 {
+            let text = format!("CLUSTER FORGET {number}");
+            self.world.tell(&format!("node {node} is told {text}"));
+            let client = self.world.connect(node);
+            self.world.send(client, &text);
+            self.orders.push((client, self.now()));
+        }
+    }
+
+    /// A node loses its disk, if all the others have what was on it.
+    fn wipe(&mut self) {
+        let members = self.world.members();
+        let is_whole = members.len() >= 3
+            && (self.world.map()).is_some_and(|map| map.nodes.len() == members.len())
+            && self.world.misplaced().is_none();
+        if let Some(node) = self.rng.choice(members).filter(|_| is_whole) {
+            self.world.wipe(node);
+            let until = self.now() + self.rng.u64(20_000_000..3_000_000_000);
+            self.troubles.push((until, Trouble::Down(node)));
+        }
     }
 
     /// The links of a node, both ways.

@@ -161,6 +161,25 @@ fn a_machine_leaves_and_comes_back_with_an_empty_directory() {
 }
 
 #[test]
+fn a_node_joins_by_one_that_is_joining() {
+    let plan = Plan {
+        joiners: 2,
+        ..plan(seed())
+    };
+    play_in(
+        World::founded(plan),
+        "wipe 1
+         pass 3 s
+         start 1
+         pass 100 ms
+         # By the first that runs.
+         join 4
+         placed within 60 s
+         node 4 says SET a 1 -> OK",
+    );
+}
+
+#[test]
 fn a_cluster_with_one_replica_of_everything_moves() {
     for seed in seed()..seed() + 4 {
         let plan = Plan {

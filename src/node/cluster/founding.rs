@@ -139,12 +139,8 @@ pub fn ask_to_join(cx: &mut Cx<'_, Node>) {
     }
     let line = format!("REPL JOIN {} {}", cluster.name, cluster.address);
     for link in cluster.links.values() {
-        if link.is_ready()
-            && link
-                .called
-                .as_ref()
-                .is_some_and(|called| called.cluster.is_some())
-        {
+        // Who was in no cluster itself when it was dialed may be in one by now.
+        if link.is_ready() {
             link.say_line(&mut cx.net, &line);
         }
     }

@@ -120,7 +120,9 @@ pub fn messages(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
 
 /// REPL JOIN, as a node says it that is in no cluster yet: it hears the map when it is.
 pub fn join(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
-    if is_peer(turn) {
+    let cluster = turn.node.cluster.as_ref();
+    let is_member = cluster.is_some_and(|cluster| cluster.map.is_some());
+    if is_peer(turn) && is_member {
         let wish = [&b"REPL"[..], b"JOIN", args.at(2), args.at(3)];
         membership::ask(turn.node, turn.net.now(), &wish);
     }
