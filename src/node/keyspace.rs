@@ -21,7 +21,7 @@ use crate::command::op::{Action, Effect, Event, Op};
 use crate::ring;
 use crate::shard::NOBODY;
 use crate::shard::recovery::Recovery;
-use crate::shard::section::ENTRY_BYTES_MAX;
+use crate::shard::section::{ENTRY_BYTES_MAX, HardState};
 use crate::shard::{Applied, Shard};
 use crate::store::{Dropped, Entry, HashSeed, KeyHash, Step};
 use crate::wire::reply::{Dialect, Reply};
@@ -108,6 +108,10 @@ pub struct Keyspace {
     in_record: Vec<usize>,
     /// Shards with something in the record on its way to the disk.
     in_flight: Vec<usize>,
+    /// What each shard promises in the records up to the one that gathers.
+    promised: Vec<HardState>,
+    /// What it promises in those that have gone to the disk.
+    flown: Vec<HardState>,
     /// A vote is in the record that gathers.
     has_voted: bool,
     /// Shards that a snapshot has taken the place of, and up to which entry.
@@ -137,6 +141,7 @@ impl Keyspace {
     /// These shards, in the order of their numbers; the meta shard may be the last.
     pub fn of(shards: Vec<Shard>) -> Self {
         let dirty: Vec<usize> = (0..shards.len()).collect();
+        let promised: Vec<HardState> = shards.iter().map(Shard::hard_state).collect();
         let has_meta = shards.last().is_some_and(|shard| shard.number() == META);
         Keyspace {
             count: shards.len() - usize::from(has_meta),
@@ -149,6 +154,8 @@ impl Keyspace {
             dirty,
             in_record: Vec::new(),
             in_flight: Vec::new(),
+            promised: promised.clone(),
+            flown: promised,
             has_voted: false,
             replaced: Vec::new(),
             committed: Vec::new(),
@@ -431,6 +438,7 @@ impl Keyspace {
     /// A shard takes the place of the one of its number, with something in the record that gathers.
     pub fn replace(&mut self, number: u16, shard: Shard) {
         let index = self.index_of_number(number);
+        self.promised[index] = shard.hard_state();
         self.shards[index] = shard;
         self.in_record.push(index);
         self.mark(index);

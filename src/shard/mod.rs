@@ -427,14 +427,4 @@ impl Shard {
     pub fn hard_state(&self) -> HardState {
         self.group.hard_state()
     }
-
-    /// Appends a section with nothing but what was promised.
-    pub fn write_state(&self, record: &mut Vec<u8>) {
-        // What is committed may not be in the log yet.
-        let state = HardState {
-            commit: 0,
-            ..self.hard_state()
-        };
-        section::begin(record, self.number, state, 0);
-    }
 }

@@ -88,7 +88,7 @@ pub struct Entry<'r> {
 }
 
 /// Begins a section behind what `out` holds; [`put_entry`] adds its entries, as many as announced.
-pub(super) fn begin(out: &mut Vec<u8>, shard: u16, state: HardState, entries: usize) {
+pub fn begin(out: &mut Vec<u8>, shard: u16, state: HardState, entries: usize) {
     let entries = u32::try_from(entries).expect("a batch has few entries");
     assert!(entries != BASE, "a batch has few entries");
     begin_with(out, shard, state, entries);

@@ -1,6 +1,7 @@
 //! How far the shards are: from what was proposed, over the record that all of them share, to what is committed.
 
 use crate::shard::Turned;
+use crate::shard::section::{self, HardState};
 
 use super::{Keyspace, Touched};
 
@@ -54,6 +55,7 @@ impl Keyspace {
             let turned = shard.advance(record.as_deref_mut(), number);
             if turned != Turned::Silent {
                 self.in_record.push(index);
+                self.promised[index] = shard.hard_state();
             }
             self.has_voted |= turned == Turned::Voted;
             if let Turned::Replaced(up_to) = turned {
@@ -78,6 +80,9 @@ impl Keyspace {
         std::mem::swap(&mut self.in_record, &mut self.in_flight);
         self.in_flight.sort_unstable();
         self.in_flight.dedup();
+        for &index in &self.in_flight {
+            self.flown[index] = self.promised[index];
+        }
         let mark = |&index: &usize| {
             let shard = &self.shards[index];
             (shard.number(), shard.last_index())
@@ -101,11 +106,16 @@ impl Keyspace {
         std::mem::take(&mut self.has_voted)
     }
 
-    /// What the replicas of groups have promised, as sections of a record.
+    /// What the replicas of groups have promised, as sections of a record that stands behind those that have gone to the
+    /// disk, and before those that have not.
     pub fn promises(&self) -> Vec<u8> {
         let mut record = Vec::new();
-        let of_groups = self.shards.iter().filter(|shard| !shard.is_alone());
-        of_groups.for_each(|shard| shard.write_state(&mut record));
+        let all = self.shards.iter().zip(&self.flown);
+        for (shard, &flown) in all.filter(|(shard, _)| !shard.is_alone()) {
+            // What is committed may not be in the log yet.
+            let state = HardState { commit: 0, ..flown };
+            section::begin(&mut record, shard.number(), state, 0);
+        }
         record
     }
 
