@@ -16,8 +16,9 @@ use super::{number, seed};
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 const CLIENTS: usize = 5;
-/// Seeds that have found something: an answer to what had been given up; promises in the log before older ones.
-const TELLING: [u64; 3] = [7_072, 50_150, 2_318];
+/// Seeds that have found something: an answer to what had been given up; promises in the log before older ones;
+/// reads that waited while their shard was handed over.
+const TELLING: [u64; 5] = [7_072, 50_150, 2_318, 60_123, 2_473];
 /// How long the clients go on.
 const TIME_MS: u64 = 12_000;
 /// How long a client waits for an answer before it goes away.

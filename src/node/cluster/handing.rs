@@ -1,7 +1,7 @@
 //! Leaders are led back to where the map wants them, and away from replicas that are to go.
 //!
 //! ```text
-//!   begun: commands for the shard wait on their nodes ─▶ what was taken is in the log ─▶ raft hands over
+//!   begun: commands for the shard wait on their nodes ─▶ what was taken is answered ─▶ raft hands over
 //!          ─▶ the new leader is known: they go there; or it came to nothing: they go on here
 //! ```
 //!
@@ -107,7 +107,9 @@ pub fn go_on(cx: &mut Cx<'_, Node>) {
         return super::forward::pump(cx.app, shard);
     }
     let index = cx.app.keyspace.index_of_number(shard);
-    if cx.app.commits.is_lane_empty(index) && !cx.app.keyspace.is_transferring(shard) {
+    let commits = &cx.app.commits;
+    let is_idle = commits.is_shard_idle(shard) && !commits.is_stalled(index);
+    if is_idle && !cx.app.keyspace.is_transferring(shard) {
         cx.app.keyspace.shard_mut(shard).transfer_leader(to);
         cx.app.keyspace.mark(index);
     }

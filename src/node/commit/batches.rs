@@ -150,11 +150,6 @@ impl Commits {
         }
     }
 
-    /// Whether nothing gathers in a lane.
-    pub fn is_lane_empty(&self, lane: usize) -> bool {
-        self.lanes.get(lane).is_none_or(Vec::is_empty)
-    }
-
     fn put(&mut self, lane: usize, item: Item) {
         if self.lanes[lane].is_empty() {
             self.busy.push(lane);
@@ -281,7 +276,7 @@ impl Commits {
     }
 
     /// Whether reads of a shard wait so.
-    pub(super) fn is_stalled(&self, shard: usize) -> bool {
+    pub fn is_stalled(&self, shard: usize) -> bool {
         self.stalled.contains_key(&shard)
     }
 
