@@ -9,6 +9,7 @@
 
 use crate::cluster::map::{Map, ReplicaId};
 use crate::reactor::app::Cx;
+use crate::shard::ELECTION_TICKS;
 
 use super::super::Node;
 use super::shown;
@@ -95,7 +96,8 @@ pub fn go_on(cx: &mut Cx<'_, Node>) {
     };
     let is_over = cluster.ticks > began + TICKS_MAX || !cx.app.keyspace.is_leader(shard);
     if is_over {
-        let failed = match cx.app.keyspace.leader(shard) == Some(to) {
+        // Raft takes it back after an election timeout, and this reign ends; who takes over does so at once.
+        let failed = match cluster.ticks < began + ELECTION_TICKS as u64 {
             true => 0,
             false => cluster.handing.failed + 1,
         };
