@@ -106,8 +106,8 @@ impl Keyspace {
         std::mem::take(&mut self.has_voted)
     }
 
-    /// What the replicas of groups have promised, as sections of a record that stands behind those that have gone to the
-    /// disk, and before those that have not.
+    /// What the replicas of groups have promised, as sections of a record that stands behind those that have gone to
+    /// the disk, and before those that have not.
     pub fn promises(&self) -> Vec<u8> {
         let mut record = Vec::new();
         let all = self.shards.iter().zip(&self.flown);
