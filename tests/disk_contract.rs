@@ -269,3 +269,25 @@ fn a_small_disk_takes_what_fits() {
     disk.flip("a", 0, 1);
     assert_eq!(content(&disk, "a"), b"7543217890");
 }
+
+#[test]
+fn directories_in_one_that_is_missing_can_be_made_at_once() {
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("disk-made-at-once");
+    for round in 0..20 {
+        let _ = fs::remove_dir_all(&home);
+        std::thread::scope(|scope| {
+            let made: Vec<_> = (0..4)
+                .map(|number| {
+                    let path = home.join("in").join(number.to_string());
+                    scope.spawn(move || RealDisk::open(&path).map(drop))
+                })
+                .collect();
+            for one in made {
+                one.join()
+                    .unwrap()
+                    .unwrap_or_else(|error| panic!("round {round}: {error}"));
+            }
+        });
+    }
+    fs::remove_dir_all(&home).unwrap();
+}

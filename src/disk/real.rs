@@ -177,8 +177,11 @@ fn make_directory(path: &Path) -> io::Result<()> {
         make_directory(parent)?;
     }
     let mut builder = DirBuilder::new();
-    let made = builder.mode(0o700).create(path);
-    made.map_err(named(path.display()))?;
+    match builder.mode(0o700).create(path) {
+        // Somebody else has just made it, for another directory in it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        made => made.map_err(named(path.display()))?,
+    }
     File::open(parent)
         .and_then(|parent| parent.sync_all())
         .map_err(named(parent.display()))
