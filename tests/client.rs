@@ -462,6 +462,7 @@ fn errors_say_which_node_what_and_whether_it_was_done() {
     let fake = Fake::start(|_, request| {
         Act::Reply(match request {
             "INCR full" => "-NOSPACE the disk is full\r\n",
+            "INCR lost" => "-UNKNOWN the leader was lost\r\n",
             "INCR text" => "-ERR value is not an integer or out of range\r\n",
             _ => "+what\r\n",
         })
@@ -474,13 +475,19 @@ fn errors_say_which_node_what_and_whether_it_was_done() {
         format!("{node}: it says: NOSPACE the disk is full; nothing was changed")
     );
     assert_eq!(
+        said("lost"),
+        format!(
+            "{node}: it says: UNKNOWN the leader was lost; the command may or may not have been done"
+        )
+    );
+    assert_eq!(
         said("text"),
         format!("{node} refuses: ERR value is not an integer or out of range")
     );
     let odd = said("odd");
     assert!(odd.starts_with(&format!("{node}: a reply of another type")));
     assert!(odd.ends_with("the command may or may not have been done"));
-    assert_eq!(fake.asked().len(), 3);
+    assert_eq!(fake.asked().len(), 4);
     let none = Client::connect(&[]).unwrap_err();
     assert_eq!(none.to_string(), "no nodes are given; nothing was changed");
 }

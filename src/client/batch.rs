@@ -121,8 +121,10 @@ impl Batch {
         let is_later =
             |reply: &Value| matches!(reply, Value::Error(text) if meaning(text) == Meaning::Later);
         if self.is_transaction {
-            let is_refused =
-                matches!(replies.last(), Some(Value::Error(text)) if meaning(text) != Meaning::Own);
+            let is_refused = matches!(
+                replies.last(),
+                Some(Value::Error(text)) if matches!(meaning(text), Meaning::Later | Meaning::NotDone)
+            );
             return (is_refused && replies.iter().any(is_later)).then_some(0);
         }
         let ready = replies.iter().rposition(|reply| !is_later(reply));

@@ -81,6 +81,8 @@ pub(super) enum Meaning {
     Later,
     /// Nothing was done, for a reason that is not the command's.
     NotDone,
+    /// It was done, or will never be: the node that knew is gone.
+    Unknown,
     /// The command is to blame, or what it met.
     Own,
 }
@@ -98,6 +100,7 @@ pub(super) fn meaning(text: &[u8]) -> Meaning {
         b"LOADING" | b"CLUSTERDOWN" | b"TRYAGAIN" | b"MASTERDOWN" => Meaning::Later,
         b"NOSPACE" | b"EXECABORT" | b"OOM" | b"MISCONF" | b"READONLY" | b"NOREPLICAS"
         | b"NOAUTH" | b"NOPERM" => Meaning::NotDone,
+        b"UNKNOWN" => Meaning::Unknown,
         _ => Meaning::Own,
     }
 }
@@ -108,6 +111,7 @@ impl Error {
         let node = node.to_owned();
         match meaning(&text) {
             Meaning::Own => Error::Refused { node, text },
+            Meaning::Unknown => Error::unknown(&node, Cause::Said(text)),
             Meaning::Later | Meaning::NotDone => Error::NotDone {
                 node,
                 why: Cause::Said(text),

@@ -19,10 +19,9 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use crate::cluster::map::{META, Map, ReplicaId};
+use crate::cluster::map::{META, Map};
 use crate::cluster::plan;
 use crate::command::encode::encode_op;
-use crate::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
 use crate::reactor::app::Cx;
 use crate::shard::members::Members;
 use crate::shard::recovery::Recovery;
@@ -255,23 +254,7 @@ fn begin_replica(node: &mut Node, shard: u16, base: &Base) {
 fn first_entry(map: &Map) -> Vec<u8> {
     let (text, mut changes) = (map.encode(), Vec::new());
     for key in [MAP_KEY, FOUNDING_KEY] {
-        let set = Set {
-            value: text.as_bytes(),
-            expiry: SetExpiry::Clear,
-            condition: None,
-            answer: SetAnswer::Silent,
-        };
-        let op = Op {
-            key,
-            action: Action::Set(set),
-        };
-        encode_op(&op, &mut changes);
+        encode_op(&super::put(key, text.as_bytes()), &mut changes);
     }
     changes
-}
-
-/// The replica of a shard on this node, by the map.
-pub fn replica_of(map: &Map, shard: u16, node: u32) -> Option<ReplicaId> {
-    let placement = map.placement(shard)?;
-    placement.all().find(|replica| replica.node() == node)
 }

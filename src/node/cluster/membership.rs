@@ -25,7 +25,6 @@
 
 use crate::cluster::map::{self, META, Map, Placement, ReplicaId};
 use crate::cluster::plan;
-use crate::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
 use crate::command::row::Row;
 use crate::command::verb::Verb;
 use crate::reactor::app::Cx;
@@ -124,16 +123,7 @@ fn propose(node: &mut Node, map: &Map) {
 
 fn propose_text(node: &mut Node, map: &Map) {
     let text = map.encode();
-    let set = Set {
-        value: text.as_bytes(),
-        expiry: SetExpiry::Clear,
-        condition: None,
-        answer: SetAnswer::Silent,
-    };
-    let op = Op {
-        key: MAP_KEY,
-        action: Action::Set(set),
-    };
+    let op = super::put(MAP_KEY, text.as_bytes());
     node.keyspace.propose_to(META, &op);
 }
 

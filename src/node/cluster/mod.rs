@@ -52,6 +52,7 @@ use raft::eraftpb::Message;
 use slab::Slab;
 
 use crate::cluster::map::{META, Map, NodeId, ReplicaId};
+use crate::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::net::Net;
@@ -202,6 +203,20 @@ fn stored_map(node: &Node) -> Option<Map> {
             log::error!("the map of the cluster makes no sense: {reason}");
             None
         }
+    }
+}
+
+/// The operation that puts a text into the meta shard.
+fn put<'o>(key: &'o [u8], text: &'o [u8]) -> Op<'o> {
+    let set = Set {
+        value: text,
+        expiry: SetExpiry::Clear,
+        condition: None,
+        answer: SetAnswer::Silent,
+    };
+    Op {
+        key,
+        action: Action::Set(set),
     }
 }
 
