@@ -91,7 +91,7 @@ fn execute(
             keyspace.propose_flush();
             let closed = keyspace.close_all(at_ms);
             keyspace.advance(None, 1);
-            keyspace.apply_flush();
+            keyspace.apply_flush(None);
             settle(keyspace, closed);
             reply.ok();
         }
