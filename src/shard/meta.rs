@@ -104,7 +104,10 @@ impl Meta {
         let ascending = parts.windows(2).all(|pair| pair[0].shard < pair[1].shard);
         let is_there = |shard: u16| shard < shards || shard == META;
         let is_possible = |part: &Part| is_there(part.shard) && part.is_possible();
-        if !groups.is_empty() || !ascending || !parts.iter().all(is_possible) {
+        // Groups are only said where one is needed: a meta has one encoding.
+        let is_alone = |part: &Part| part.replica == ALONE && part.members.is_alone(ALONE);
+        let is_needless = has_groups && parts.iter().all(is_alone);
+        if is_needless || !groups.is_empty() || !ascending || !parts.iter().all(is_possible) {
             return Err(WRONG.to_owned());
         }
         Ok(Meta { shards, parts })
