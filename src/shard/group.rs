@@ -470,6 +470,11 @@ impl Group {
         self.steps.iter().any(|step| step.is_of_log)
     }
 
+    /// Whether there are messages to send.
+    pub(super) fn has_messages(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
     /// Messages to send, in order.
     pub(super) fn take_outbox(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.outbox)

@@ -113,6 +113,11 @@ impl Shard {
         Ok(())
     }
 
+    /// Whether there are messages for the others.
+    pub fn has_messages(&self) -> bool {
+        self.group.has_messages()
+    }
+
     /// Messages for the others, in order.
     pub fn take_outbox(&mut self) -> Vec<Message> {
         self.group.take_outbox()

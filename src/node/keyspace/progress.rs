@@ -66,7 +66,9 @@ impl Keyspace {
             if shard.next_committed().is_some() {
                 self.committed.push(index);
             }
-            self.talking.push(index);
+            if shard.has_messages() {
+                self.talking.push(index);
+            }
         }
         has_advanced
     }
@@ -124,7 +126,9 @@ impl Keyspace {
         let in_flight = std::mem::take(&mut self.in_flight);
         for &index in &in_flight {
             self.shards[index].persisted(number);
-            self.talking.push(index);
+            if self.shards[index].has_messages() {
+                self.talking.push(index);
+            }
             self.mark(index);
         }
         self.in_flight = in_flight;
@@ -168,5 +172,27 @@ impl Keyspace {
             }
             self.settle(index);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::HashSeed;
+
+    #[test]
+    fn a_node_that_is_alone_gathers_nothing_for_others() {
+        let mut keyspace = Keyspace::new(4, HashSeed(1, 2));
+        for number in 1..100 {
+            keyspace.propose_flush();
+            keyspace.close_all(number);
+            let mut record = Vec::new();
+            keyspace.advance(Some(&mut record), number);
+            keyspace.begin_flight();
+            keyspace.persisted(number);
+            keyspace.advance(Some(&mut record), number + 1);
+            keyspace.apply_all();
+        }
+        assert!(keyspace.talking.is_empty(), "nobody is there to be told");
     }
 }
