@@ -116,8 +116,11 @@ impl Log {
 
     /// The entries up to `index` have been applied; those that nobody will ask for are forgotten.
     pub(super) fn applied(&mut self, index: u64) {
-        let alone = self.members.voters.len() == 1 && self.members.all().len() == 1;
-        let kept_bytes_max = if alone { 0 } else { KEPT_BYTES_MAX };
+        let kept_bytes_max = if self.members.is_one() {
+            0
+        } else {
+            KEPT_BYTES_MAX
+        };
         while self.applied < index {
             let Some(entry) = self.next() else { break };
             self.kept_bytes += entry.data.len() + ENTRY_BYTES;

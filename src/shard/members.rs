@@ -87,7 +87,12 @@ impl Members {
 
     /// Whether nobody but `replica` is in the group.
     pub fn is_alone(&self, replica: u64) -> bool {
-        self.voters == [replica] && self.learners.is_empty() && self.outgoing.is_empty()
+        self.voters == [replica] && self.is_one()
+    }
+
+    /// Whether nobody but one voter is in the group.
+    pub(super) fn is_one(&self) -> bool {
+        self.voters.len() == 1 && self.learners.is_empty() && self.outgoing.is_empty()
     }
 
     /// Whether a change of members is under way.

@@ -19,7 +19,6 @@ use super::peer::check::Refusal;
 use super::recovery::Recovery;
 use super::section;
 use super::{Applying, Shard};
-use crate::command::encode;
 use crate::store::Dropped;
 
 /// What a leader knows of another replica.
@@ -246,18 +245,5 @@ impl Shard {
 
 /// Whether an entry can be applied once it is committed. Changes of members were checked where they were read.
 fn has_sound_changes(entry: &RaftEntry) -> bool {
-    if entry.get_entry_type() != EntryType::EntryNormal {
-        return true;
-    }
-    let Ok(body) = section::body(&entry.data) else {
-        return false;
-    };
-    let mut changes = body.map_or(&[][..], |(_, changes)| changes);
-    while !changes.is_empty() {
-        match encode::decode(changes) {
-            Ok((_, used)) => changes = &changes[used..],
-            Err(_) => return false,
-        }
-    }
-    true
+    entry.get_entry_type() != EntryType::EntryNormal || section::check_body(&entry.data).is_ok()
 }

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry as RaftEntry, EntryType};
 
 use super::members::Members;
+use crate::command::encode;
 
 /// The greatest index, term or time that is believed: no shard comes so far, and there is room to count on.
 pub const NUMBER_MAX: u64 = 1 << 62;
@@ -244,6 +245,19 @@ pub fn body(data: &[u8]) -> Result<Option<(u64, &[u8])>, String> {
         at_ms if at_ms <= NUMBER_MAX => Ok(Some((at_ms, changes))),
         _ => Err("an entry has an impossible time stamp".to_owned()),
     }
+}
+
+/// Whether the changes of an entry's data can be applied.
+///
+/// # Errors
+/// They cannot; why.
+pub(super) fn check_body(data: &[u8]) -> Result<(), String> {
+    let mut changes = body(data)?.map_or(&[][..], |(_, changes)| changes);
+    while !changes.is_empty() {
+        let (_, used) = encode::decode(changes).map_err(|fault| fault.to_string())?;
+        changes = &changes[used..];
+    }
+    Ok(())
 }
 
 /// An entry that is committed and not yet applied, with a place in its changes.
