@@ -266,7 +266,8 @@ fn close(cx: &mut Cx<'_, Node>) -> bool {
             conclude(cx, items, Fate::Moved);
             has_closed = true;
         } else if at.is_empty() {
-            has_closed |= without_changes(cx, lane, items);
+            without_changes(cx, lane, items);
+            has_closed = true;
         } else {
             node.commits.begin(items, &at);
             has_closed = true;
@@ -275,16 +276,20 @@ fn close(cx: &mut Cx<'_, Node>) -> bool {
     has_closed
 }
 
-/// Items that change nothing run behind what is under way, or now.
-fn without_changes(cx: &mut Cx<'_, Node>, lane: usize, items: Vec<Item>) -> bool {
-    if let Err(items) = cx.app.commits.join(lane, items) {
-        let number = cx.app.keyspace.shards()[lane].number();
-        let is_first = !cx.app.commits.is_stalled(lane);
-        let can_read = !cx.app.commits.is_split()
-            || is_first && cx.app.keyspace.can_read(number, cx.net.clock());
-        settle(cx, lane, items, can_read);
+/// Items that change nothing run behind what is under way, or now; where this node does not know that it leads the
+/// shard, they wait until it does.
+fn without_changes(cx: &mut Cx<'_, Node>, lane: usize, items: Vec<Item>) {
+    let Err(items) = cx.app.commits.join(lane, items) else {
+        return;
+    };
+    let number = cx.app.keyspace.shards()[lane].number();
+    let is_first = !cx.app.commits.is_stalled(lane);
+    let can_read =
+        !cx.app.commits.is_split() || is_first && cx.app.keyspace.can_read(number, cx.net.clock());
+    match can_read {
+        true => conclude(cx, items, Fate::Kept),
+        false => cx.app.commits.stall(lane, items),
     }
-    true
 }
 
 /// Another node leads the shard now, and nothing was done: what only reads goes there.
@@ -323,15 +328,7 @@ fn settle_batch(
         return conclude(cx, items, Fate::Kept);
     }
     conclude(cx, items, Fate::Kept);
-    settle(cx, lane, later, false);
-}
-
-/// Concludes items of a lane. Reads of a shard of which this node does not know that it leads it wait until it does.
-fn settle(cx: &mut Cx<'_, Node>, lane: usize, items: Vec<Item>, can_read: bool) {
-    if can_read {
-        return conclude(cx, items, Fate::Kept);
-    }
-    cx.app.commits.stall(lane, items);
+    cx.app.commits.stall(lane, later);
 }
 
 /// Lets raft go on where it can; whether it could.
