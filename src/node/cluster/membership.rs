@@ -59,12 +59,8 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
     };
     if can_propose(cx.app) {
         if let Some(next) = plan::next(&map) {
-            log::info!(
-                "the map of epoch {}: {}",
-                next.epoch,
-                difference(&map, &next)
-            );
-            propose(cx.app, &next);
+            let item = Item::of_nobody(META, Work::Map);
+            propose(cx.app, &map, &next, item);
         }
         tell_others(cx, &map);
     }
@@ -115,16 +111,14 @@ fn can_propose(node: &Node) -> bool {
     meta.is_leader() && meta.is_settled() && !meta.is_open() && node.commits.is_shard_idle(META)
 }
 
-/// Proposes a map to the meta shard, for nobody who waits.
-fn propose(node: &mut Node, map: &Map) {
-    propose_text(node, map);
-    node.commits.push(Item::of_nobody(META, Work::Map));
-}
-
-fn propose_text(node: &mut Node, map: &Map) {
-    let text = map.encode();
+/// Proposes to the meta shard that `next` follows `map`; `item` says who waits for it.
+fn propose(node: &mut Node, map: &Map, next: &Map, item: Item) {
+    let (epoch, what) = (next.epoch, difference(map, next));
+    log::info!("the map of epoch {epoch}: {what}");
+    let text = next.encode();
     let op = super::put(MAP_KEY, text.as_bytes());
     node.keyspace.propose_to(META, &op);
+    node.commits.push(item);
 }
 
 /// Answers a wish, as the leader of the meta shard.
@@ -159,19 +153,13 @@ pub fn wish(turn: &mut Turn<'_, '_, '_>, wish: &Wish) -> Next {
             Next::Go
         }
         Ok(next) => {
-            log::info!(
-                "the map of epoch {}: {}",
-                next.epoch,
-                difference(&map, &next)
-            );
-            propose_text(turn.node, &next);
             let item = Item {
                 conn: turn.me,
                 number: turn.serving.map_or(0, |serving| serving.id),
                 dialect: turn.reply.dialect(),
                 ..Item::of_nobody(META, Work::Map)
             };
-            turn.node.commits.push(item);
+            propose(turn.node, &map, &next, item);
             Next::Deferred
         }
         Err(reason) => {
