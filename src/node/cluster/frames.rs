@@ -28,6 +28,13 @@ pub const STALE: u8 = 1 << 1;
 /// When it was sent, the caller had nothing under way for its shard.
 pub const FRESH: u8 = 1 << 2;
 
+/// A command of this node's own making.
+pub fn words(words: &[&[u8]]) -> OwnedArgs {
+    let mut args = OwnedArgs::default();
+    words.iter().for_each(|word| args.push(word));
+    args
+}
+
 /// A command on its way.
 #[derive(Debug)]
 pub struct Command {

@@ -34,6 +34,7 @@ use crate::wire::request::{Args, OwnedArgs};
 use super::super::Node;
 use super::super::turn::{Next, Turn};
 use super::forward::{self, Asker, Errand, Recipient};
+use super::frames;
 
 /// Longest value in the answer to a part.
 const TEXT_BYTES_MAX: usize = 2 << 30;
@@ -112,17 +113,14 @@ pub fn by_shards(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>) -> Next
     let (so_far, part) = match row.verb {
         Verb::Dbsize => (SoFar::Sum(0), OwnedArgs::copy(args)),
         Verb::Keys => (SoFar::Keys(Vec::new()), OwnedArgs::copy(args)),
-        Verb::Randomkey => (SoFar::Sizes(vec![0; shards.into()]), word("DBSIZE")),
+        Verb::Randomkey => (
+            SoFar::Sizes(vec![0; shards.into()]),
+            frames::words(&[b"DBSIZE"]),
+        ),
         _ => (SoFar::Done, OwnedArgs::copy(args)),
     };
     let parts = (0..shards).map(|shard| (shard, part.clone())).collect();
     begin(turn, row, so_far, parts)
-}
-
-fn word(word: &str) -> OwnedArgs {
-    let mut args = OwnedArgs::default();
-    args.push(word.as_bytes());
-    args
 }
 
 fn begin(
@@ -293,7 +291,8 @@ fn finish(cx: &mut Cx<'_, Node>, key: usize) {
     if gathering.error.is_none()
         && let Some(shard) = gathering.so_far.next_shard(random)
     {
-        return ask(cx.app, now, key, vec![(shard, word("RANDOMKEY"))]);
+        let part = frames::words(&[b"RANDOMKEY"]);
+        return ask(cx.app, now, key, vec![(shard, part)]);
     }
     let gathering = cluster.gatherings.remove(key);
     let mut out = Vec::new();

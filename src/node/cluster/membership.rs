@@ -32,14 +32,14 @@ use crate::reactor::timer::Nanos;
 use crate::shard::Shard;
 use crate::shard::members::Change;
 use crate::shard::replication::Follower;
-use crate::wire::request::{Args, OwnedArgs};
+use crate::wire::request::Args;
 
 use super::super::Node;
 use super::super::commit::{Item, Work};
 use super::super::turn::{Next, Turn};
 use super::view::DISABLED;
 use super::wishes::Wish;
-use super::{MAP_KEY, forward, handing, link, shown};
+use super::{MAP_KEY, forward, frames, handing, link, shown};
 
 /// Entries that a learner may lack when it gets its vote.
 const LAG_MAX: u64 = 100;
@@ -207,19 +207,14 @@ pub fn command(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -
             .error(&format!("ERR Unknown node {}", name.escape_debug()));
         return Next::Go;
     };
-    let mut wish = OwnedArgs::default();
     let node = node.to_string();
-    [&b"REPL"[..], b"LEAVE", node.as_bytes()]
-        .into_iter()
-        .for_each(|word| wish.push(word));
+    let wish = frames::words(&[b"REPL", b"LEAVE", node.as_bytes()]);
     forward::command(turn, row, wish.args(), META)
 }
 
 /// Sends a wish to the leader of the meta shard, for nobody who waits for the answer.
 pub fn ask(node: &mut Node, now: Nanos, words: &[&[u8]]) {
-    let mut args = OwnedArgs::default();
-    words.iter().for_each(|word| args.push(word));
-    forward::of_this_node(node, now, args, META);
+    forward::of_this_node(node, now, frames::words(words), META);
 }
 
 /// The next thing to do for a shard that this node leads. Also where nothing is to be changed: what was given up may

@@ -28,7 +28,7 @@ use crate::reactor::id::ConnId;
 use crate::reactor::timer::Nanos;
 use crate::wire::number;
 use crate::wire::reply::{Dialect, Reply};
-use crate::wire::request::{Args, OwnedArgs};
+use crate::wire::request::Args;
 
 use super::super::notify::Notify;
 use super::super::turn::{Next, Turn};
@@ -76,12 +76,6 @@ impl Spread {
 /// Whether an id is one of a question to a node, and not of a command for a shard.
 pub fn is_question(id: u64) -> bool {
     id >> 32 == 0
-}
-
-fn words(words: &[&[u8]]) -> OwnedArgs {
-    let mut args = OwnedArgs::default();
-    words.iter().for_each(|word| args.push(word));
-    args
 }
 
 /// The ready links to all other nodes.
@@ -248,7 +242,7 @@ pub fn tell(node: &mut Node) {
     };
     for (_, link) in others(cluster).filter(|(_, link)| link.listens != classes) {
         link.listens = classes;
-        let args = words(&[b"LISTEN", classes.text().as_bytes()]);
+        let args = frames::words(&[b"LISTEN", classes.text().as_bytes()]);
         frames::put_command(&mut link.commands, 0, ANY, Dialect::Resp2, 0, args.args());
     }
 }
@@ -265,7 +259,7 @@ pub fn event(node: &mut Node, event: Event, key: &[u8]) {
         let link = cluster.link_to(node);
         // Whoever does not keep up misses events, and nothing else.
         if let Some(link) = link.filter(|link| link.commands.len() < LINK_BYTES_MAX) {
-            let args = words(&[b"EVENT", event.name().as_bytes(), key]);
+            let args = frames::words(&[b"EVENT", event.name().as_bytes(), key]);
             frames::put_command(&mut link.commands, 0, ANY, Dialect::Resp2, 0, args.args());
         }
     }

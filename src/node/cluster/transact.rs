@@ -95,10 +95,8 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>, transaction: &Transaction) -> Option<Ne
     turn.node.cluster.as_ref()?;
     let watched = watched_shard(turn);
     let shard = transaction.shard.or(watched)?;
-    let mut args = OwnedArgs::default();
-    args.push(b"EXEC");
     let name = name_of(turn);
-    args.push(if watched.is_some() { &name } else { &[] });
+    let mut args = frames::words(&[b"EXEC", if watched.is_some() { &name } else { &[] }]);
     let mut part = Vec::new();
     for queued in transaction.queued() {
         part.clear();
@@ -127,9 +125,7 @@ pub fn watch(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Option<Next> {
         return Some(Next::Go);
     };
     let name = name_of(turn);
-    let mut command = OwnedArgs::default();
-    command.push(b"WATCH");
-    command.push(&name);
+    let mut command = frames::words(&[b"WATCH", &name]);
     for key in args.skip(1).iter() {
         turn.client().watched.insert(key.into(), false);
         command.push(key);
@@ -150,9 +146,7 @@ pub fn forget(node: &mut Node, now: Nanos, conn: ConnId) {
         return;
     };
     let shard = node.keyspace.shard_of(key);
-    let mut args = OwnedArgs::default();
-    args.push(b"UNWATCH");
-    args.push(&id.to_le_bytes());
+    let args = frames::words(&[b"UNWATCH", &id.to_le_bytes()]);
     let errand = Errand {
         asker: Asker::Nobody,
         dialect: Dialect::Resp2,
