@@ -54,6 +54,11 @@ class Node:
             self.server.kill()
             self.end()
 
+    def wipe(self):
+        """kill -9, and the data are gone, too."""
+        self.kill()
+        shutil.rmtree(self.data)
+
     def terminate(self):
         """SIGTERM; it has to end with exit code 0."""
         self.signal(signal.SIGTERM)
@@ -185,6 +190,19 @@ class Cluster:
                 if int(line["applied"]) < commits[shard]:
                     return f"{node} has applied shard {shard} to {line['applied']}, not {commits[shard]}"
         return None
+
+    def demand_whole(self):
+        """Waits until every shard has a voter on every node."""
+        lacking = eventually(self.gap, HEAL_SECONDS)
+        check(lacking is None, f"after {HEAL_SECONDS} s: {lacking}")
+
+    def gap(self):
+        held = {node: node.status() for node in self.running()}
+        for shard in sorted({shard for lines in held.values() for shard in lines}):
+            roles = [lines[shard]["role"] if shard in lines else "nothing" for lines in held.values()]
+            if set(roles) - {"leader", "follower"} or "leader" not in roles:
+                return f"of shard {shard} the nodes hold: {', '.join(roles)}"
+        return None if all(held.values()) else "a node has no replica or does not answer"
 
     def demand_equal(self):
         """Every replica of every shard has applied the same entries, and holds the same keys."""

@@ -99,6 +99,27 @@ def rolling_restart(seed):
         return load.judge(cluster)
 
 
+def wiped(seed):
+    """A node is killed and its directory removed, under load; started as ever it is made whole by the others, and when
+    one of those is killed it stands in for it."""
+    with Cluster() as cluster:
+        with Load(cluster, seed) as load:
+            load.run(1.5)
+            _, leader = cluster.busiest()
+            leader.wipe()
+            load.run(1)
+            cluster.start(leader)
+            began = time.monotonic()
+            cluster.demand_whole()
+            seconds = time.monotonic() - began
+            other = next(node for node in cluster.nodes if node is not leader)
+            other.kill()
+            load.run(2)
+            cluster.start(other)
+            cluster.heal()
+        return f"{load.judge(cluster)}, whole after {seconds:.1f} s"
+
+
 def word_list(seed):
     """A word list is written through node 1 while node 2 is killed and comes back; node 3 knows every word."""
     source = next((path for path in WORDS if path.exists()), None)
@@ -242,4 +263,4 @@ def read_overwritten(cluster, alone):
     return answered
 
 
-ALL = [killed_leader, stopped_leader, rolling_restart, word_list, lost_majority, counted_once, partition]
+ALL = [killed_leader, stopped_leader, rolling_restart, wiped, word_list, lost_majority, counted_once, partition]
