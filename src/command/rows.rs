@@ -12,7 +12,7 @@ const PEERS: u16 = flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI | flag::SKIP_SL
 
 /// One row for every [`Verb`], in its order.
 #[rustfmt::skip]
-pub static ROWS: [Row; 181] = [
+pub static ROWS: [Row; 182] = [
     Row { verb: Verb::Get, name: "get", arity: 2, flags: flag::READONLY | flag::FAST, keys: Keys::ONE, group: Group::String, since: "1.0.0",
         syntax: "key",
         summary: "The value of a key, or nil." },
@@ -259,6 +259,9 @@ pub static ROWS: [Row; 181] = [
     Row { verb: Verb::Client, name: "client", arity: -2, flags: 0, keys: Keys::NONE, group: Group::None, since: "2.4.0",
         syntax: "",
         summary: "Connections." },
+    Row { verb: Verb::ClientAck, name: "client|ack", arity: 3, flags: flag::NOSCRIPT | flag::LOADING, keys: Keys::NONE, group: Group::Connection, since: "7.0.15",
+        syntax: "<QUORUM|LEADER>",
+        summary: "Whether this connection's writes wait for a majority of the replicas, or for the leader alone." },
     Row { verb: Verb::ClientGetname, name: "client|getname", arity: 2, flags: flag::NOSCRIPT | flag::LOADING, keys: Keys::NONE, group: Group::Connection, since: "2.6.9",
         syntax: "",
         summary: "The name of this connection." },

@@ -87,6 +87,7 @@ pub enum Verb {
     Reset,
     Select,
     Client,
+    ClientAck,
     ClientGetname,
     ClientHelp,
     ClientId,

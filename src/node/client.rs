@@ -66,6 +66,8 @@ pub struct Client {
     pub no_evict: bool,
     /// Whether it takes answers that may be old: READONLY.
     pub takes_stale: bool,
+    /// Whether its writes are answered as soon as the leader has them: CLIENT ACK LEADER.
+    pub is_early: bool,
     /// The shard of its last write; `None`: it has written nothing, or this node is in no cluster.
     pub wrote: Option<u16>,
     /// Whether it sees all commands.
@@ -112,6 +114,7 @@ impl Client {
             no_touch: false,
             no_evict: false,
             takes_stale: false,
+            is_early: false,
             wrote: None,
             monitor: false,
             waiting: false,
@@ -171,6 +174,7 @@ impl Client {
             ('O', self.monitor),
             ('P', self.is_subscribed()),
             ('r', self.takes_stale),
+            ('a', self.is_early),
             ('x', self.transaction.is_some()),
             ('b', self.waiting),
             ('d', self.watch_broken),

@@ -13,6 +13,8 @@ use super::Pause;
 use super::client::{Client, Silence};
 use super::turn::{Next, Turn};
 
+const ON_OFF: [&str; 2] = ["ON", "OFF"];
+
 /// Whether `text` may name a client: printable ASCII without blanks.
 pub fn is_label(text: &[u8]) -> bool {
     text.iter().all(u8::is_ascii_graphic)
@@ -48,8 +50,16 @@ pub fn client(turn: &mut Turn<'_, '_, '_>, verb: Verb, args: Args<'_>) {
             turn.node.end_pause(turn.net);
             turn.reply.ok();
         }
-        Verb::ClientNoEvict => on_off(turn, args.at(2), |client, on| client.no_evict = on),
-        Verb::ClientNoTouch => on_off(turn, args.at(2), |client, on| client.no_touch = on),
+        Verb::ClientNoEvict => either(turn, args.at(2), ON_OFF, |client, on| client.no_evict = on),
+        Verb::ClientAck => either(
+            turn,
+            args.at(2),
+            ["LEADER", "QUORUM"],
+            |client, is_leader| {
+                client.is_early = is_leader;
+            },
+        ),
+        Verb::ClientNoTouch => either(turn, args.at(2), ON_OFF, |client, on| client.no_touch = on),
         other => unreachable!("{other:?} is no subcommand of CLIENT"),
     }
 }
@@ -155,13 +165,18 @@ fn reply_mode(turn: &mut Turn<'_, '_, '_>, word: &[u8]) {
     }
 }
 
-fn on_off(turn: &mut Turn<'_, '_, '_>, word: &[u8], set: impl FnOnce(&mut Client, bool)) {
-    let on = match () {
-        () if parse::is(word, "ON") => true,
-        () if parse::is(word, "OFF") => false,
-        () => return turn.reply.error_bytes(&SYNTAX.text),
-    };
-    set(turn.client(), on);
+/// Sets something of the client to whether `word` is the first of the two.
+fn either(
+    turn: &mut Turn<'_, '_, '_>,
+    word: &[u8],
+    [first, second]: [&str; 2],
+    set: impl FnOnce(&mut Client, bool),
+) {
+    let is_first = parse::is(word, first);
+    if !is_first && !parse::is(word, second) {
+        return turn.reply.error_bytes(&SYNTAX.text);
+    }
+    set(turn.client(), is_first);
     turn.reply.ok();
 }
 

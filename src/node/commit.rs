@@ -20,6 +20,9 @@
 //! again for a while, if few came. Without it, half of the clients wait while the other half is synced. A batch that
 //! is not held goes to the disk before the one that landed is applied and answered.
 //!
+//! A client that said `CLIENT ACK LEADER` is answered when the leader's own record is durable ([`EARLY`]), if its
+//! command answers `OK` whatever happens; all else of a write is as ever, and so is what its client says behind it.
+//!
 //! A batch whose record finds no space is refused: what it changes is taken back before Raft hears of it, its
 //! reads are answered as ever.
 //!
@@ -59,6 +62,11 @@ pub const TIMED: u8 = 1 << 3;
 /// Another node has passed it on: it is restricted to its shard, and counted there.
 pub const SERVED: u8 = 1 << 4;
 
+/// Its client waits for this node alone, and what it answers is known before it is done: `OK`.
+pub const EARLY: u8 = 1 << 5;
+/// It has been answered so.
+pub const ANSWERED: u8 = 1 << 6;
+
 /// One command, or one part of a transaction, of a batch.
 pub struct Item {
     /// Who asked.
@@ -71,7 +79,7 @@ pub struct Item {
     pub verb: Verb,
     /// The shard that it is about.
     pub shard: u16,
-    /// [`SILENT`], [`NO_TOUCH`], [`INNER`], [`TIMED`], [`SERVED`].
+    /// [`SILENT`], [`NO_TOUCH`], [`INNER`], [`TIMED`], [`SERVED`], [`EARLY`], [`ANSWERED`].
     pub flags: u8,
     /// What is to be done when the batch is durable.
     pub work: Work,
@@ -198,6 +206,7 @@ pub fn hand_over(cx: &mut Cx<'_, Node>) {
         let has_closed = close(cx);
         let has_advanced = advance(cx);
         let has_flown = fly(cx);
+        answer_early(cx);
         let has_concluded = conclude_committed(cx);
         let has_resumed = cluster::serve::resume(cx);
         if !has_closed && !has_advanced && !has_flown && !has_concluded && !has_resumed {
@@ -386,6 +395,8 @@ pub fn land(cx: &mut Cx<'_, Node>) {
         return;
     };
     node.keyspace.persisted(number);
+    answer_early(cx);
+    let node = &mut *cx.app;
     let Some(sync_ns) = node.journal.sync_ns() else {
         return;
     };
@@ -395,6 +406,17 @@ pub fn land(cx: &mut Cx<'_, Node>) {
         cx.net.call_later(delay, |_| {});
     }
     hand_over(cx);
+}
+
+/// Answers those who wait for this node alone, as far as its log has what they wrote.
+fn answer_early(cx: &mut Cx<'_, Node>) {
+    let node = &mut *cx.app;
+    let shards = node.keyspace.shards();
+    let is_kept = |shard: usize, index: u64| index <= shards[shard].persisted_index();
+    for (batch, mut items) in node.commits.take_early(is_kept) {
+        answer::answer_early(cx, &mut items);
+        cx.app.commits.put_back(batch, items);
+    }
 }
 
 /// Applies what is committed, and answers who waits for it; whether there was anything.

@@ -127,6 +127,7 @@ pub fn reset(turn: &mut Turn<'_, '_, '_>) {
     client.no_touch = false;
     client.no_evict = false;
     client.takes_stale = false;
+    client.is_early = false;
     client.labels = None;
     client.dialect = Dialect::Resp2;
     turn.reply.set_dialect(Dialect::Resp2);

@@ -403,7 +403,8 @@ fn administration(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>
         Verb::ConfigSet => settings::set(turn, args),
         Verb::ConfigRewrite => settings::rewrite(turn),
         Verb::ConfigResetstat => server::reset_stats(turn),
-        Verb::ClientId
+        Verb::ClientAck
+        | Verb::ClientId
         | Verb::ClientInfo
         | Verb::ClientList
         | Verb::ClientGetname

@@ -242,6 +242,7 @@ fn replication(turn: &Turn<'_, '_, '_>, facts: &mut Facts) {
     facts.add("master_repl_offset", turn.node.keyspace.index());
     facts.add("second_repl_offset", -1);
     facts.add("repl_backlog_active", 0);
+    facts.add("marline_early_writes_lost", turn.node.stats.early_lost);
 }
 
 fn cpu(_turn: &Turn<'_, '_, '_>, facts: &mut Facts) {

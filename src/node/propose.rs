@@ -27,7 +27,7 @@ use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::{Args, OwnedArgs};
 
 use super::client::Silence;
-use super::commit::{Answer, Changes, INNER, Item, NO_TOUCH, SERVED, SILENT, TIMED, Work};
+use super::commit::{Answer, Changes, EARLY, INNER, Item, NO_TOUCH, SERVED, SILENT, TIMED, Work};
 use super::keyspace::{Keyspace, Proposed, combine};
 use super::slowlog;
 use super::turn::{Next, Turn};
@@ -107,9 +107,29 @@ pub fn command(
     if before.is_some_and(|before| is_too_much(turn, &before)) {
         return refuse(turn, TOO_MUCH);
     }
-    let flags = flags(turn);
+    let mut flags = flags(turn);
+    if flags & EARLY != 0 && !answers_ok(command) {
+        flags ^= EARLY;
+    }
     push(turn, row, args, flags, work);
     Next::Deferred
+}
+
+/// Whether a command answers `OK`, whatever its keys are.
+fn answers_ok(command: &Command<'_>) -> bool {
+    match command {
+        Command::One(op) => {
+            matches!(&op.action, Action::Set(set) if set.condition.is_none() && set.answer == SetAnswer::Ok)
+        }
+        Command::Many(many) => matches!(
+            many,
+            Many::Flush
+                | Many::Set {
+                    only_if_none_exists: false,
+                    ..
+                }
+        ),
+    }
 }
 
 /// Puts a command that changes nothing behind the writes that are under way: the client's, or those to its shard.
@@ -117,7 +137,7 @@ pub fn behind(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) ->
     if has_enough(turn) {
         return Next::Settle;
     }
-    let flags = flags(turn);
+    let flags = flags(turn) & !EARLY;
     let work = Work::Run(Box::new(OwnedArgs::copy(args)));
     let bytes = reply_bytes(turn, row, args);
     push(turn, row, args, flags, work);
@@ -175,7 +195,7 @@ pub fn transaction(
         }
         works.push(work);
     }
-    let flags = flags(turn) & !TIMED;
+    let flags = flags(turn) & !(TIMED | EARLY);
     let of_all = turn.serving.map_or(0, |serving| serving.shard);
     push_item(turn, exec, of_all, flags, Work::Exec(parts.len()), None);
     for ((row, args, _), work) in parts.iter().zip(works) {
@@ -287,8 +307,11 @@ fn latch(turn: &mut Turn<'_, '_, '_>, idle: Vec<u16>, free: &[u16]) -> bool {
 
 fn flags(turn: &mut Turn<'_, '_, '_>) -> u8 {
     if let Some(serving) = turn.serving {
-        return SERVED | if serving.no_touch { NO_TOUCH } else { 0 };
+        let no_touch = if serving.no_touch { NO_TOUCH } else { 0 };
+        let early = if serving.is_early { EARLY } else { 0 };
+        return SERVED | no_touch | early;
     }
+    let is_split = turn.node.commits.is_split();
     let timed = if turn.quick { 0 } else { TIMED };
     let client = turn.client();
     let silent = if client.silence == Silence::Off {
@@ -297,7 +320,12 @@ fn flags(turn: &mut Turn<'_, '_, '_>) -> u8 {
         SILENT
     };
     let no_touch = if client.no_touch { NO_TOUCH } else { 0 };
-    timed | silent | no_touch
+    let early = if client.is_early && is_split {
+        EARLY
+    } else {
+        0
+    };
+    timed | silent | no_touch | early
 }
 
 fn push(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>, flags: u8, work: Work) {

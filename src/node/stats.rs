@@ -40,6 +40,8 @@ pub struct Stats {
     pub connections: u64,
     /// Connections turned away because there were too many.
     pub refused: u64,
+    /// Writes that were answered before other replicas had them, and came to nothing or nobody knows.
+    pub early_lost: u64,
     /// Error replies by code.
     pub errors: BTreeMap<String, u64>,
     /// Commands at the last sample, and commands a second between the last two.
@@ -61,6 +63,7 @@ impl Default for Stats {
             commands: 0,
             connections: 0,
             refused: 0,
+            early_lost: 0,
             errors: BTreeMap::new(),
             commands_sampled: 0,
             commands_per_second: 0,

@@ -90,6 +90,8 @@ pub struct Serving {
     pub shard: u16,
     /// It does not count as use of keys.
     pub no_touch: bool,
+    /// Its client does not wait for other replicas.
+    pub is_early: bool,
 }
 
 /// Bytes that a subscriber or monitor may leave unread: nobody slows down for it, so that its replies

@@ -157,6 +157,11 @@ impl Group {
         self.raft.raft.raft_log.last_index()
     }
 
+    /// Index of the last entry that is as durable here as was asked for.
+    pub(super) fn persisted_index(&self) -> u64 {
+        self.raft.raft.raft_log.persisted
+    }
+
     /// The entry behind which the log begins: it is not in there any more.
     pub(super) fn base(&self) -> u64 {
         self.raft.raft.raft_log.first_index() - 1

@@ -423,6 +423,11 @@ impl Shard {
         self.group.last_index()
     }
 
+    /// Index of the last entry of the log that is as durable here as was asked for.
+    pub fn persisted_index(&self) -> u64 {
+        self.group.persisted_index()
+    }
+
     /// Raft's hard state.
     pub fn hard_state(&self) -> HardState {
         self.group.hard_state()

@@ -8,7 +8,8 @@
 //!                                    standing for the rest of a line
 //! node 1 asks SET a 2                said, and not waited for
 //! node 1 hears OK                    what was asked first and not heard yet is answered so
-//! old is leader of a                 a name for a node; so is `other is follower of a`
+//! old is leader of a                 a name for a node; so are `other is follower of a` and `other is outside of a`,
+//!                                    for one that has no replica
 //! a is led within 2 s                by a node that is up, not paused, and not called `old`
 //! founded within 3 s                 all shards are led
 //! replicas are equal                 soon
@@ -174,6 +175,12 @@ impl Player {
                 let other = others
                     .find(|node| Some(*node) != leader && self.world.is_up(*node) && !named(node));
                 self.call(name, other.ok_or("nobody follows")?)
+            }
+            [name, "is", "outside", "of", key] => {
+                let inside = self.world.holders(self.world.shard_of(key));
+                let mut all = self.world.all();
+                let outside = all.find(|node| self.world.is_up(*node) && !inside.contains(node));
+                self.call(name, outside.ok_or("all have a replica")?)
             }
             [key, "is", "led", "within", number, unit] => self.led(key, time(number, unit)?),
             ["founded", "within", number, unit] => {

@@ -30,7 +30,7 @@ use super::super::commit::answer::deliver;
 use super::super::commit::{self, Item, Work};
 use super::super::turn::{Next, Turn};
 use super::super::{Node, propose};
-use super::frames::{self, FRESH, NO_TOUCH, Outcome};
+use super::frames::{self, EARLY, FRESH, NO_TOUCH, Outcome};
 use super::link::Link;
 use super::routes::Routes;
 use super::{Cluster, gather, sending, spread};
@@ -71,7 +71,7 @@ pub struct Errand {
     pub asker: Asker,
     /// How the answer is to look.
     pub dialect: Dialect,
-    /// [`NO_TOUCH`].
+    /// [`NO_TOUCH`], [`EARLY`].
     pub flags: u8,
     /// The command.
     pub args: OwnedArgs,
@@ -99,7 +99,10 @@ pub fn recipient(turn: &mut Turn<'_, '_, '_>, verb: Verb) -> Recipient {
 
 /// What the commands of the client at hand are passed on with.
 pub fn flags(turn: &mut Turn<'_, '_, '_>) -> u8 {
-    if turn.client().no_touch { NO_TOUCH } else { 0 }
+    let client = turn.client();
+    let no_touch = if client.no_touch { NO_TOUCH } else { 0 };
+    let early = if client.is_early { EARLY } else { 0 };
+    no_touch | early
 }
 
 /// Passes a command on to the leader of its shard.

@@ -27,6 +27,8 @@ pub const NO_TOUCH: u8 = 1;
 pub const STALE: u8 = 1 << 1;
 /// When it was sent, the caller had nothing under way for its shard.
 pub const FRESH: u8 = 1 << 2;
+/// Its client does not wait for other replicas than the leader.
+pub const EARLY: u8 = 1 << 3;
 
 /// A command of this node's own making.
 pub fn words(words: &[&[u8]]) -> OwnedArgs {
@@ -44,7 +46,7 @@ pub struct Command {
     pub shard: u16,
     /// How the reply is to look.
     pub dialect: Dialect,
-    /// [`NO_TOUCH`], [`STALE`], [`FRESH`].
+    /// [`NO_TOUCH`], [`STALE`], [`FRESH`], [`EARLY`].
     pub flags: u8,
     /// What was typed.
     pub args: OwnedArgs,

@@ -29,7 +29,7 @@ use crate::wire::reply::Reply;
 use super::super::latch::Holder;
 use super::super::turn::{Next, Serving, Turn};
 use super::super::{Node, dispatch, propose};
-use super::frames::{self, ANY, Command, FRESH, NO_TOUCH, Outcome};
+use super::frames::{self, ANY, Command, EARLY, FRESH, NO_TOUCH, Outcome};
 use super::{incoming, membership, spread, transact, wait, wishes};
 
 /// What is answered to a command that no node should have passed on.
@@ -147,6 +147,7 @@ fn attempt(
             id,
             shard,
             no_touch: command.flags & NO_TOUCH != 0,
+            is_early: command.flags & EARLY != 0,
         }),
     };
     match run(&mut inner, &command) {

@@ -154,7 +154,8 @@ fn answer(cx: &mut Cx<'_, Node>, waiting: Waiting, count: usize) {
     }
 }
 
-/// This node leads no longer, so that it does not know. What was answered is on a majority: that much is sure.
+/// This node leads no longer, so that it does not know. What was answered is on a majority, unless its client did not
+/// wait for that: that much is sure.
 fn give_back(cx: &mut Cx<'_, Node>, waiting: Waiting) {
     match waiting.asker {
         Asker::Node { id } => {
@@ -163,7 +164,8 @@ fn give_back(cx: &mut Cx<'_, Node>, waiting: Waiting) {
         }
         Asker::Client { .. } => {
             let members = cx.app.keyspace.members(waiting.shard).len();
-            answer(cx, waiting, members / 2);
+            let is_early = (cx.app.clients.get(waiting.conn)).is_some_and(|it| it.is_early);
+            answer(cx, waiting, if is_early { 0 } else { members / 2 });
         }
     }
 }

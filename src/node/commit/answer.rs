@@ -16,7 +16,7 @@ use super::super::keyspace::Touched;
 use super::super::session::Message;
 use super::super::turn::{Next, Turn};
 use super::super::{Node, dispatch, latency, notify, propose, slowlog};
-use super::{Answer, Changes, INNER, Item, NO_TOUCH, SERVED, SILENT, TIMED, Work};
+use super::{ANSWERED, Answer, Changes, EARLY, INNER, Item, NO_TOUCH, SERVED, SILENT, TIMED, Work};
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,9 @@ pub(super) fn conclude(cx: &mut Cx<'_, Node>, mut items: Vec<Item>, fate: Fate) 
     // The meter's runs are the batch's: the clock is read for it, and not for each client in it.
     let now = cx.net.clock();
     cx.app.end_run(now);
+    if fate != Fate::Kept {
+        note_lost(cx.app, &items);
+    }
     let mut rest = items.as_slice();
     while let Some(first) = rest.first() {
         let same = |item: &Item| item.conn == first.conn;
@@ -54,6 +57,18 @@ pub(super) fn conclude(cx: &mut Cx<'_, Node>, mut items: Vec<Item>, fate: Fate) 
     items.clear();
     cx.app.commits.recycle(items);
     cx.app.latches.retry(&cx.app.commits, &mut cx.net);
+}
+
+/// Writes that were answered although no other replica had them are not done, or nobody knows.
+fn note_lost(node: &mut Node, items: &[Item]) {
+    let is_answered = |item: &&Item| item.flags & ANSWERED != 0;
+    let count = items.iter().filter(is_answered).count() as u64;
+    if count > 0 {
+        node.stats.early_lost += count;
+        log::warn!(
+            "{count} writes that this node alone had acknowledged (CLIENT ACK LEADER) may be lost"
+        );
+    }
 }
 
 /// Applies and answers items of one client that follow each other.
@@ -91,12 +106,14 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item], fate: Fate) {
         }
         if parts == 0 {
             turn.in_transaction = false;
-            if item.flags & SILENT != 0 {
+            if item.flags & (SILENT | ANSWERED) != 0 {
                 turn.reply.truncate(begin);
             }
             let pushed = std::mem::take(&mut turn.pushed);
             turn.reply.raw(&pushed);
-            put_in_order(&mut turn, item, (number, begin), is_moved);
+            if item.flags & ANSWERED == 0 {
+                put_in_order(&mut turn, item, (number, begin), is_moved);
+            }
         }
     }
     let is_cut = turn.reply.is_cut();
@@ -130,8 +147,32 @@ fn answered(cx: &mut Cx<'_, Node>, conn: ConnId, count: u32) {
     }
 }
 
+/// Answers those who wait for this node alone. They still count as awaited.
+pub(super) fn answer_early(cx: &mut Cx<'_, Node>, items: &mut [Item]) {
+    let mut out = std::mem::take(&mut cx.app.scratch.replies);
+    for item in items.iter_mut().filter(|item| item.flags & EARLY != 0) {
+        item.flags ^= EARLY | ANSWERED;
+        out.clear();
+        if item.flags & SILENT == 0 {
+            Reply::new(&mut out, item.dialect).ok();
+        }
+        match item.flags & SERVED {
+            0 => send(cx, item.conn, item.number, &out),
+            _ => serve::answer(cx.app, item.conn, item.number, Outcome::Replied(&out)),
+        }
+    }
+    out.clear();
+    cx.app.scratch.replies = out;
+}
+
 /// Gives a client the answer of this number, which came from elsewhere.
 pub fn deliver(cx: &mut Cx<'_, Node>, conn: ConnId, number: u64, reply: &[u8]) {
+    send(cx, conn, number, reply);
+    answered(cx, conn, 1);
+}
+
+/// Sends a client the answer of this number, in its order.
+fn send(cx: &mut Cx<'_, Node>, conn: ConnId, number: u64, reply: &[u8]) {
     let Some(client) = cx.app.clients.get_mut(conn) else {
         return;
     };
@@ -145,7 +186,6 @@ pub fn deliver(cx: &mut Cx<'_, Node>, conn: ConnId, number: u64, reply: &[u8]) {
         client.replies.go_on(&mut out);
         cx.net.write_buf_to(conn, &mut out);
     }
-    answered(cx, conn, 1);
 }
 
 /// Sees to it that the reply of this number, which begins at `begin`, is sent in its order. `last` is the item that it

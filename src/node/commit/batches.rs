@@ -16,7 +16,7 @@ use crate::cluster::map::META;
 use crate::reactor::timer::Nanos;
 use crate::ring;
 
-use super::{Item, Work};
+use super::{EARLY, Item, Work};
 
 /// Syncs that take less are not worth holding a batch for: the kernel's wait is no more exact than a millisecond.
 const SLOW_SYNC_NANOS: Nanos = 2_000_000;
@@ -87,6 +87,8 @@ pub struct Commits {
     batches: Slab<Batch>,
     /// Items in those.
     underway: usize,
+    /// Batches with items that are to be answered early, in order.
+    early: VecDeque<usize>,
     /// Batches so far.
     serial: u64,
     /// By shard: its entries that belong to batches.
@@ -181,12 +183,16 @@ impl Commits {
         }
         self.serial += 1;
         let serial = self.serial;
+        let is_early = items.iter().any(|item| item.flags & EARLY != 0);
         let batch = self.batches.insert(Batch {
             proposed: items.len(),
             items,
             left: at.len(),
             shards: at.iter().map(|&(shard, ..)| shard).collect(),
         });
+        if is_early {
+            self.early.push_back(batch);
+        }
         for &(shard, index, term) in at {
             self.entries[shard].push_back(Entry {
                 index,
@@ -196,6 +202,36 @@ impl Commits {
                 is_committed: false,
             });
         }
+    }
+
+    /// Items of batches, all of whose entries are kept here, some of which are to be answered early.
+    pub(super) fn take_early(
+        &mut self,
+        is_kept: impl Fn(usize, u64) -> bool,
+    ) -> Vec<(usize, Vec<Item>)> {
+        let Commits {
+            early,
+            batches,
+            entries,
+            ..
+        } = self;
+        let mut taken = Vec::new();
+        early.retain(|&batch| {
+            let waits = batches[batch].shards.iter().any(|&shard| {
+                let mut own = entries[shard].iter().filter(|entry| entry.batch == batch);
+                own.any(|entry| !is_kept(shard, entry.index))
+            });
+            if !waits {
+                taken.push((batch, std::mem::take(&mut batches[batch].items)));
+            }
+            waits
+        });
+        taken
+    }
+
+    /// Gives a batch its items back.
+    pub(super) fn put_back(&mut self, batch: usize, items: Vec<Item>) {
+        self.batches[batch].items = items;
     }
 
     /// Adds items that change nothing to the last batch of the lane, if it has one under way; else gives them back.
@@ -245,6 +281,7 @@ impl Commits {
             self.entries[shard].retain(|entry| entry.batch != batch);
         }
         self.underway -= items.len();
+        self.early.retain(|&early| early != batch);
         items
     }
 

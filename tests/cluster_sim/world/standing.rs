@@ -22,6 +22,12 @@ impl World {
         members.filter_map(of_node).collect()
     }
 
+    /// The running nodes that have a replica of a shard.
+    pub fn holders(&self, shard: u16) -> Vec<usize> {
+        let standings = self.standings(shard).into_iter();
+        standings.map(|(node, _)| node).collect()
+    }
+
     /// The shard that a key is in.
     pub fn shard_of(&self, key: &str) -> u16 {
         ring::shard_of_slot(ring::slot(key.as_bytes()), self.plan.shards)
