@@ -13,6 +13,9 @@ use crate::store::Step;
 use crate::wire::reply::Dialect;
 use crate::wire::request::{Limits, Parser, Progress};
 
+use super::Node;
+use super::cluster::frames;
+use super::keyspace::{Keyspace, Place};
 use super::turn::Turn;
 
 /// So many keys with their entries lie in a processor's cache anyway: to parse twice would only take time.
@@ -49,9 +52,37 @@ pub fn look_ahead(turn: &mut Turn<'_, '_, '_>, input: &[u8]) -> usize {
         }
         seen += consumed;
     }
+    fetch(keyspace, &places);
+    seen
+}
+
+/// The same for the commands of another node with which `frame` begins. Returns how many of its bytes are left when
+/// to look again.
+pub fn look_ahead_of(node: &Node, frame: &[u8]) -> usize {
+    let keyspace = &node.keyspace;
+    if keyspace.len() < KEYS_IN_CACHE {
+        return 0;
+    }
+    let is_read = |name: &[u8]| table::find(name).is_some_and(|row| row.is(flag::READONLY));
+    let mut places = [None; KEYS_MAX];
+    let mut rest = frame;
+    for place in &mut places {
+        match frames::skim(&mut rest) {
+            Ok(Some([name, key])) if key.len() <= KEY_BYTES_MAX && is_read(name) => {
+                *place = Some(keyspace.place(key));
+            }
+            Ok(_) => {}
+            // The frame ends here, or makes no sense from here on.
+            Err(_) => break,
+        }
+    }
+    fetch(keyspace, &places);
+    rest.len()
+}
+
+fn fetch(keyspace: &Keyspace, places: &[Option<Place>]) {
     for step in Step::ALL {
         let places = places.iter().flatten();
         places.for_each(|&place| keyspace.prefetch(place, step));
     }
-    seen
 }

@@ -50,6 +50,7 @@ pub mod turn;
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::cluster::map::Map;
@@ -79,6 +80,7 @@ use latency::Latency;
 use notify::Notify;
 use pubsub::PubSub;
 use recovery::{Loading, Progress};
+use replies::Corks;
 use saving::Saving;
 use session::{Message, Sessions};
 use slowlog::Slowlog;
@@ -113,6 +115,8 @@ pub struct Pause {
 #[derive(Default)]
 struct Scratch {
     replies: Vec<u8>,
+    passed_on: Vec<u8>,
+    ranges: Vec<Range<usize>>,
     parser: Parser,
 }
 
@@ -151,6 +155,8 @@ pub struct Node {
     monitors: Vec<ConnId>,
     tails: Tails,
     pause: Option<Pause>,
+    /// Clients whose replies wait for others.
+    corks: Corks,
     /// Sessions that the pause holds back.
     held: Vec<ConnId>,
     stats: Stats,
@@ -217,6 +223,7 @@ impl Node {
             monitors: Vec::new(),
             tails: Tails::default(),
             pause: None,
+            corks: Corks::default(),
             held: Vec::new(),
             stats: Stats::default(),
             stats_base: ReactorStats::default(),
@@ -360,6 +367,7 @@ pub fn stop(node: &mut Node, net: &mut Net<'_, Node>) {
     }
     if node.stopping == Stopping::No {
         node.stopping = Stopping::Asked;
+        while commit::answer::uncork(node, net) {}
     }
 }
 

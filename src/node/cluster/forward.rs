@@ -23,14 +23,14 @@ use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::timer::Nanos;
 use crate::wire::reply::{Dialect, Reply};
-use crate::wire::request::{Args, OwnedArgs};
+use crate::wire::request::Args;
 
 use super::super::client::Silence;
 use super::super::commit::answer::deliver;
 use super::super::commit::{self, Item, Work};
 use super::super::turn::{Next, Turn};
 use super::super::{Node, propose};
-use super::frames::{self, EARLY, FRESH, NO_TOUCH, Outcome};
+use super::frames::{self, EARLY, FRESH, Head, NO_TOUCH, Outcome};
 use super::link::Link;
 use super::routes::Routes;
 use super::{Cluster, gather, sending, spread};
@@ -73,8 +73,8 @@ pub struct Errand {
     pub dialect: Dialect,
     /// [`NO_TOUCH`], [`EARLY`].
     pub flags: u8,
-    /// The command.
-    pub args: OwnedArgs,
+    /// The command, as it [stands in a frame](frames::encoded).
+    pub args: Box<[u8]>,
 }
 
 /// Commands that wait for a leader, or for its answer.
@@ -111,14 +111,14 @@ pub fn command(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>, shard: u1
         return Next::Settle;
     }
     let is_write = row.is(flag::WRITE);
-    whole(turn, row.verb, OwnedArgs::copy(args), shard, is_write)
+    whole(turn, row.verb, args, shard, is_write)
 }
 
 /// Passes something on whose answer is the client's, as it is.
 pub fn whole(
     turn: &mut Turn<'_, '_, '_>,
     verb: Verb,
-    args: OwnedArgs,
+    args: Args<'_>,
     shard: u16,
     is_write: bool,
 ) -> Next {
@@ -127,7 +127,7 @@ pub fn whole(
         dialect: recipient.dialect,
         asker: Asker::Client(recipient),
         flags: flags(turn),
-        args,
+        args: frames::encoded(args),
     };
     let now = turn.net.now();
     pass_on(turn.node, now, shard, is_write, errand);
@@ -160,18 +160,18 @@ pub fn read_again(node: &mut Node, now: Nanos, item: Item) {
         } else {
             0
         },
-        args: *args,
+        args: frames::encoded(args.args()),
     };
     pass_on(node, now, item.shard, false, errand);
 }
 
 /// Passes something on that this node itself wants; nobody waits for the answer.
-pub fn of_this_node(node: &mut Node, now: Nanos, args: OwnedArgs, shard: u16) {
+pub fn of_this_node(node: &mut Node, now: Nanos, args: Args<'_>, shard: u16) {
     let errand = Errand {
         asker: Asker::Nobody,
         dialect: Dialect::Resp2,
         flags: 0,
-        args,
+        args: frames::encoded(args),
     };
     // It is repeated by whoever wants it, if it must be.
     pass_on(node, now, shard, true, errand);
@@ -228,8 +228,14 @@ fn pump_at(node: &mut Node, shard: u16, is_tick: bool) {
     cluster
         .forwards
         .send(shard, leader, is_tick, |id, is_fresh, errand| {
-            let flags = errand.flags | if is_fresh { FRESH } else { 0 };
-            frames::put_command(out, id, shard, errand.dialect, flags, errand.args.args());
+            let head = Head {
+                id,
+                shard,
+                dialect: errand.dialect,
+                flags: errand.flags | if is_fresh { FRESH } else { 0 },
+            };
+            frames::put_head(out, head);
+            out.extend_from_slice(&errand.args);
         });
 }
 

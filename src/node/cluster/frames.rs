@@ -15,6 +15,8 @@
 //! Some commands are said by nodes only: `EXEC` with a whole transaction, `WATCH` and `UNWATCH` with the name of a
 //! client ([`transact`](super::transact)); `EVENT` and `LISTEN` ([`spread`](super::spread)).
 
+use std::ops::Range;
+
 use crate::wire::reply::Dialect;
 use crate::wire::request::{Args, OwnedArgs};
 
@@ -37,9 +39,18 @@ pub fn words(words: &[&[u8]]) -> OwnedArgs {
     args
 }
 
-/// A command on its way.
-#[derive(Debug)]
-pub struct Command {
+/// A command that has come, lying in its frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Command<'f> {
+    /// How it is to be done.
+    pub head: Head,
+    /// What was typed.
+    pub args: Args<'f>,
+}
+
+/// What a command says beside what was typed.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
     /// The caller's name for it.
     pub id: u64,
     /// The shard it is for.
@@ -48,8 +59,6 @@ pub struct Command {
     pub dialect: Dialect,
     /// [`NO_TOUCH`], [`STALE`], [`FRESH`], [`EARLY`].
     pub flags: u8,
-    /// What was typed.
-    pub args: OwnedArgs,
 }
 
 /// What became of a command.
@@ -63,20 +72,40 @@ pub enum Outcome<'f> {
     Again,
 }
 
+impl Head {
+    /// Of a command for a node itself.
+    pub fn of_node(id: u64) -> Head {
+        Head {
+            id,
+            shard: ANY,
+            dialect: Dialect::Resp2,
+            flags: 0,
+        }
+    }
+}
+
 /// Appends a command.
-pub fn put_command(
-    out: &mut Vec<u8>,
-    id: u64,
-    shard: u16,
-    dialect: Dialect,
-    flags: u8,
-    args: Args<'_>,
-) {
-    out.extend_from_slice(&id.to_le_bytes());
-    out.extend_from_slice(&shard.to_le_bytes());
-    out.push(dialect_code(dialect));
-    out.push(flags);
+pub fn put_command(out: &mut Vec<u8>, head: Head, args: Args<'_>) {
+    put_head(out, head);
     put_args(out, args);
+}
+
+/// Appends what a command begins with; its arguments follow.
+pub fn put_head(out: &mut Vec<u8>, head: Head) {
+    out.extend_from_slice(&head.id.to_le_bytes());
+    out.extend_from_slice(&head.shard.to_le_bytes());
+    out.extend_from_slice(&[dialect_code(head.dialect), head.flags]);
+}
+
+/// Arguments, as they stand in a command.
+pub fn encoded(args: Args<'_>) -> Box<[u8]> {
+    let len = args
+        .iter()
+        .map(|argument| 4 + argument.len())
+        .sum::<usize>();
+    let mut out = Vec::with_capacity(4 + len);
+    put_args(&mut out, args);
+    out.into()
 }
 
 /// Appends arguments, as they stand in a command.
@@ -107,37 +136,68 @@ pub fn put_answer(out: &mut Vec<u8>, id: u64, outcome: Outcome<'_>) {
 
 const WRONG: &str = "the frame makes no sense";
 
-/// The first command of `frame`, which is left with the others.
+/// The first command of `frame`, which is left with the others; `ranges` say where its arguments lie.
 ///
 /// # Errors
 /// There is none.
-pub fn take_command(frame: &mut &[u8]) -> Result<Command, &'static str> {
+pub fn take_command<'c, 'f: 'c>(
+    frame: &mut &'f [u8],
+    ranges: &'c mut Vec<Range<usize>>,
+) -> Result<Command<'c>, &'static str> {
+    let head = take_head(frame)?;
+    let args = take_args(frame, ranges)?;
+    Ok(Command { head, args })
+}
+
+fn take_head(frame: &mut &[u8]) -> Result<Head, &'static str> {
     let id = u64::from_le_bytes(array(frame)?);
     let shard = u16::from_le_bytes(array(frame)?);
     let [dialect, flags] = array(frame)?;
-    Ok(Command {
+    let dialect = dialect_of(dialect)?;
+    Ok(Head {
         id,
         shard,
-        dialect: dialect_of(dialect)?,
+        dialect,
         flags,
-        args: take_args(frame)?,
     })
 }
 
-/// The arguments with which `frame` begins; there is at least one.
+/// The arguments with which `frame` begins; there is at least one. `ranges` say where they lie.
 ///
 /// # Errors
 /// There are none.
-pub fn take_args(frame: &mut &[u8]) -> Result<OwnedArgs, &'static str> {
-    let count = u32::from_le_bytes(array(frame)?);
-    let mut args = OwnedArgs::default();
-    for _ in 0..count {
-        args.push(bytes(frame)?);
+pub fn take_args<'c, 'f: 'c>(
+    frame: &mut &'f [u8],
+    ranges: &'c mut Vec<Range<usize>>,
+) -> Result<Args<'c>, &'static str> {
+    let text = *frame;
+    ranges.clear();
+    for _ in 0..u32::from_le_bytes(array(frame)?) {
+        let len = bytes(frame)?.len();
+        let end = text.len() - frame.len();
+        ranges.push(end - len..end);
     }
-    match args.args().is_empty() {
+    match ranges.is_empty() {
         true => Err(WRONG),
-        false => Ok(args),
+        false => Ok(Args::new(text, ranges)),
     }
+}
+
+/// The first two arguments of the first command of `frame`, which is left with the others; `None`: it has not as many.
+///
+/// # Errors
+/// There is no command.
+pub fn skim<'f>(frame: &mut &'f [u8]) -> Result<Option<[&'f [u8]; 2]>, &'static str> {
+    take_head(frame)?;
+    let count = u32::from_le_bytes(array(frame)?);
+    let mut two = [&[][..]; 2];
+    for at in 0..count as usize {
+        let argument = bytes(frame)?;
+        if let Some(place) = two.get_mut(at) {
+            *place = argument;
+        }
+    }
+    Ok((count >= 2).then_some(two))
 }
 
 /// The first answer of `frame`, which is left with the others.
@@ -198,17 +258,32 @@ mod tests {
         args.push(b"k");
         args.push(b"");
         let mut frame = Vec::new();
-        put_command(&mut frame, 7, 3, Dialect::Line, NO_TOUCH, args.args());
+        let head = Head {
+            id: 7,
+            shard: 3,
+            dialect: Dialect::Line,
+            flags: NO_TOUCH,
+        };
+        put_head(&mut frame, head);
+        frame.extend_from_slice(&encoded(args.args()));
         for cut in 0..frame.len() {
-            assert!(take_command(&mut &frame[..cut]).is_err(), "{cut} bytes");
+            let mut ranges = Vec::new();
+            assert!(
+                take_command(&mut &frame[..cut], &mut ranges).is_err(),
+                "{cut} bytes"
+            );
+            assert!(skim(&mut &frame[..cut]).is_err(), "{cut} bytes");
         }
-        let mut rest = &frame[..];
-        let command = take_command(&mut rest).expect("it is whole");
+        let (mut rest, mut ranges) = (&frame[..], Vec::new());
+        let Command { head, args } = take_command(&mut rest, &mut ranges).expect("it is whole");
         assert!(rest.is_empty());
-        assert_eq!((command.id, command.shard, command.flags), (7, 3, NO_TOUCH));
-        assert_eq!(command.dialect, Dialect::Line);
-        let words: Vec<&[u8]> = command.args.args().iter().collect();
+        assert_eq!((head.id, head.shard, head.flags), (7, 3, NO_TOUCH));
+        assert_eq!(head.dialect, Dialect::Line);
+        let words: Vec<&[u8]> = args.iter().collect();
         assert_eq!(words, [&b"SET"[..], b"k", b""]);
+        let mut rest = &frame[..];
+        assert_eq!(skim(&mut rest), Ok(Some([&b"SET"[..], b"k"])));
+        assert!(rest.is_empty());
 
         for outcome in [
             Outcome::Replied(b"+OK\r\n"),

@@ -161,7 +161,7 @@ fn ask(node: &mut Node, now: Nanos, key: usize, parts: Vec<(u16, OwnedArgs)>) {
             asker: Asker::Part(key, part),
             dialect: Dialect::Resp2,
             flags,
-            args,
+            args: frames::encoded(args.args()),
         };
         forward::pass_on(node, now, shard, is_write, errand);
     }

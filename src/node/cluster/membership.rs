@@ -214,7 +214,7 @@ pub fn command(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -
 
 /// Sends a wish to the leader of the meta shard, for nobody who waits for the answer.
 pub fn ask(node: &mut Node, now: Nanos, words: &[&[u8]]) {
-    forward::of_this_node(node, now, frames::words(words), META);
+    forward::of_this_node(node, now, frames::words(words).args(), META);
 }
 
 /// The next thing to do for a shard that this node leads. Also where nothing is to be changed: what was given up may

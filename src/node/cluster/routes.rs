@@ -17,7 +17,7 @@
 //! - What is not answered for a long time is given up, but still counts as under way: it may be done yet.
 //! - Whatever was added leaves exactly once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use slab::Slab;
@@ -64,10 +64,18 @@ struct Route {
     is_refused: bool,
     /// How often in a row something was sent back.
     refusals: u32,
-    /// Keys in [`Routes::all`] of those that wait, in the order in which they came.
-    waiting: BTreeMap<u64, usize>,
+    /// Those that wait, in the order in which they came: when, counted, and their keys in [`Routes::all`].
+    waiting: VecDeque<(u64, usize)>,
     /// Who leads, as somebody said who should know.
     hint: Option<NodeId>,
+}
+
+impl Route {
+    /// Something waits again.
+    fn wait_again(&mut self, came: u64, key: usize) {
+        let at = self.waiting.partition_point(|&(other, _)| other < came);
+        self.waiting.insert(at, (came, key));
+    }
 }
 
 /// See the module.
@@ -133,7 +141,7 @@ impl<T> Routes<T> {
             what: Some(what),
         });
         let route = self.routes.entry(shard).or_default();
-        route.waiting.insert(came, key);
+        route.waiting.push_back((came, key));
     }
 
     /// Sends what waits for a shard to the node that leads it, if it may be sent now: each with its id and whether it
@@ -154,7 +162,7 @@ impl<T> Routes<T> {
             return;
         }
         (route.node, route.is_refused) = (leader, false);
-        for (_, key) in std::mem::take(&mut route.waiting) {
+        for (_, key) in route.waiting.drain(..) {
             let entry = &mut self.all[key];
             // 0 is nobody's.
             self.serial = self.serial % SERIAL_MAX + 1;
@@ -202,7 +210,7 @@ impl<T> Routes<T> {
         if entry.what.is_none() {
             self.all.remove(key);
         } else if let Some(route) = self.routes.get_mut(&shard) {
-            route.waiting.insert(came, key);
+            route.wait_again(came, key);
         }
         Some(shard)
     }
@@ -251,7 +259,7 @@ impl<T> Routes<T> {
             if entry.is_write || entry.what.is_none() {
                 unknown.extend(self.all.remove(key).what);
             } else {
-                route.waiting.insert(came, key);
+                route.wait_again(came, key);
             }
         }
         unknown
@@ -264,7 +272,7 @@ impl<T> Routes<T> {
         let (mut undone, mut unknown) = (Vec::new(), Vec::new());
         for route in self.routes.values_mut() {
             let all = &mut self.all;
-            route.waiting.retain(|_, &mut key| {
+            route.waiting.retain(|&(_, key)| {
                 let stays = !is_older(all[key].since, WAIT_MAX);
                 if !stays {
                     undone.extend(all.remove(key).what);

@@ -25,11 +25,12 @@ use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::net::Net;
 use crate::wire::reply::Reply;
+use crate::wire::request::OwnedArgs;
 
 use super::super::latch::Holder;
 use super::super::turn::{Next, Serving, Turn};
-use super::super::{Node, dispatch, propose};
-use super::frames::{self, ANY, Command, EARLY, FRESH, NO_TOUCH, Outcome};
+use super::super::{Node, ahead, dispatch, propose};
+use super::frames::{self, ANY, Command, EARLY, FRESH, Head, NO_TOUCH, Outcome};
 use super::{incoming, membership, spread, transact, wait, wishes};
 
 /// What is answered to a command that no node should have passed on.
@@ -39,9 +40,25 @@ const NOT_PASSED_ON: &str = "ERR this command cannot be passed on to another nod
 #[derive(Default)]
 pub struct Served {
     /// By link and shard: the first waits for its keys, the others for it.
-    parked: BTreeMap<(ConnId, u16), VecDeque<Command>>,
+    parked: BTreeMap<(ConnId, u16), VecDeque<Parked>>,
     /// Links and shards for which everything goes back.
     refusing: BTreeSet<(ConnId, u16)>,
+}
+
+/// A command that waits, with what was typed.
+struct Parked(Head, OwnedArgs);
+
+impl Parked {
+    fn new(command: &Command<'_>) -> Parked {
+        Parked(command.head, OwnedArgs::copy(command.args))
+    }
+
+    fn command(&self) -> Command<'_> {
+        Command {
+            head: self.0,
+            args: self.1.args(),
+        }
+    }
 }
 
 impl Served {
@@ -57,35 +74,41 @@ pub fn commands(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
     if !incoming::is_peer(turn) {
         return Next::Go;
     }
-    let mut rest = frame;
+    let mut ranges = std::mem::take(&mut turn.node.scratch.ranges);
+    let (mut rest, mut seen) = (frame, frame.len());
     while !rest.is_empty() {
-        match frames::take_command(&mut rest) {
-            Ok(command) if command.shard == ANY => spread::serve(turn, &command),
-            Ok(command) => serve(turn, command),
+        if rest.len() <= seen {
+            seen = ahead::look_ahead_of(turn.node, rest);
+        }
+        match frames::take_command(&mut rest, &mut ranges) {
+            Ok(command) if command.head.shard == ANY => spread::serve(turn, &command),
+            Ok(command) => serve(turn, &command),
             Err(reason) => {
                 log::warn!("a node passed commands on: {reason}; closed");
                 return Next::Close;
             }
         }
     }
+    turn.node.scratch.ranges = ranges;
     Next::Go
 }
 
 /// Runs a command, unless others of its link are before it.
-fn serve(turn: &mut Turn<'_, '_, '_>, command: Command) {
-    let at = (turn.me, command.shard);
+fn serve(turn: &mut Turn<'_, '_, '_>, command: &Command<'_>) {
+    let at = (turn.me, command.head.shard);
     let Some(served) = served(turn.node) else {
         return;
     };
-    if command.flags & FRESH != 0 {
+    if command.head.flags & FRESH != 0 && !served.refusing.is_empty() {
         served.refusing.remove(&at);
     }
     if let Some(parked) = served.parked.get_mut(&at) {
-        return parked.push_back(command);
+        return parked.push_back(Parked::new(command));
     }
-    let back = attempt(turn.node, turn.net, turn.me, command);
-    if let (Some(command), Some(served)) = (back, self::served(turn.node)) {
-        served.parked.entry(at).or_default().push_back(command);
+    let is_done = attempt(turn.node, turn.net, turn.me, command);
+    if let Some(served) = self::served(turn.node).filter(|_| !is_done) {
+        let parked = served.parked.entry(at).or_default();
+        parked.push_back(Parked::new(command));
     }
 }
 
@@ -100,11 +123,10 @@ pub fn resume(cx: &mut Cx<'_, Node>) -> bool {
     };
     let mut has_run = false;
     for (at, mut commands) in std::mem::take(&mut served.parked) {
-        while let Some(command) = commands.pop_front() {
-            if let Some(back) = attempt(cx.app, &mut cx.net, at.0, command) {
-                commands.push_front(back);
-                break;
-            }
+        while let Some(first) = commands.front()
+            && attempt(cx.app, &mut cx.net, at.0, &first.command())
+        {
+            commands.pop_front();
             has_run = true;
         }
         if let Some(served) = self::served(cx.app).filter(|_| !commands.is_empty()) {
@@ -114,60 +136,59 @@ pub fn resume(cx: &mut Cx<'_, Node>) -> bool {
     has_run
 }
 
-/// Runs a command, or says why not. Gives it back if its keys are busy, or its shard is
-/// being handed over.
-fn attempt(
-    node: &mut Node,
-    net: &mut Net<'_, Node>,
-    link: ConnId,
-    command: Command,
-) -> Option<Command> {
-    let (id, shard) = (command.id, command.shard);
+/// Runs a command, or says why not; false if it is to wait: its keys are busy, or its shard is being handed over.
+fn attempt(node: &mut Node, net: &mut Net<'_, Node>, link: ConnId, command: &Command<'_>) -> bool {
+    let Head {
+        id,
+        shard,
+        dialect,
+        flags,
+    } = command.head;
     let is_refusing = served(node).is_some_and(|served| served.refusing.contains(&(link, shard)));
     let is_leader = node.keyspace.is_leader(shard) && !is_refusing;
     if is_leader && super::is_handing(node, shard) {
-        return Some(command);
+        return false;
     }
     if !is_leader {
         node.latches.release(Holder { conn: link, shard }, net);
         refuse(node, link, shard, id);
-        return None;
+        return true;
     }
-    let mut out = Vec::new();
+    let mut out = std::mem::take(&mut node.scratch.passed_on);
+    let request_bytes = command.args.iter().map(<[u8]>::len).sum();
     let mut inner = Turn {
         node,
         net,
-        reply: Reply::new(&mut out, command.dialect),
+        reply: Reply::new(&mut out, dialect),
         me: link,
-        request_bytes: command.args.bytes(),
+        request_bytes,
         quick: true,
         in_transaction: false,
         pushed: Vec::new(),
         serving: Some(Serving {
             id,
             shard,
-            no_touch: command.flags & NO_TOUCH != 0,
-            is_early: command.flags & EARLY != 0,
+            no_touch: flags & NO_TOUCH != 0,
+            is_early: flags & EARLY != 0,
         }),
     };
-    match run(&mut inner, &command) {
-        Next::Deferred => None,
-        Next::Latched => Some(command),
-        Next::Go => {
-            answer(node, link, id, Outcome::Replied(&out));
-            None
-        }
+    let next = run(&mut inner, command);
+    match next {
+        Next::Deferred | Next::Latched => {}
+        Next::Go => answer(node, link, id, Outcome::Replied(&out)),
         _ => {
             out.clear();
-            Reply::new(&mut out, command.dialect).error(NOT_PASSED_ON);
+            Reply::new(&mut out, dialect).error(NOT_PASSED_ON);
             answer(node, link, id, Outcome::Replied(&out));
-            None
         }
     }
+    out.clear();
+    node.scratch.passed_on = out;
+    next != Next::Latched
 }
 
-fn run(turn: &mut Turn<'_, '_, '_>, command: &Command) -> Next {
-    let args = command.args.args();
+fn run(turn: &mut Turn<'_, '_, '_>, command: &Command<'_>) -> Next {
+    let args = command.args;
     let row = table::find(args.at(0)).and_then(|row| resolve::subcommand(row, args).ok());
     let Some(row) = row else {
         turn.reply.error_bytes(&resolve::unknown(args));
@@ -177,7 +198,7 @@ fn run(turn: &mut Turn<'_, '_, '_>, command: &Command) -> Next {
         return membership::wish(turn, &wish);
     }
     match row.verb {
-        Verb::Wait => wait::serve(turn, args, command.shard),
+        Verb::Wait => wait::serve(turn, args, command.head.shard),
         Verb::Exec => transact::serve_exec(turn, args),
         Verb::Watch => transact::serve_watch(turn, args),
         Verb::Unwatch => transact::serve_unwatch(turn, args),
@@ -185,21 +206,19 @@ fn run(turn: &mut Turn<'_, '_, '_>, command: &Command) -> Next {
     }
 }
 
-fn on_keys(turn: &mut Turn<'_, '_, '_>, row: &'static Row, command: &Command) -> Next {
-    let args = command.args.args();
+fn on_keys(turn: &mut Turn<'_, '_, '_>, row: &'static Row, command: &Command<'_>) -> Next {
+    let (Head { shard, flags, .. }, args) = (command.head, command.args);
     match parse::data(row, args, turn.node.at_ms) {
         Some(Ok(data)) if data.is_write() => propose::command(turn, row, &data, args),
         Some(_) => {
-            turn.node
-                .keyspace
-                .set_touching(command.flags & NO_TOUCH == 0);
-            turn.node.keyspace.restrict(Some(command.shard));
-            let next = dispatch::read(turn, row, args, command.shard);
+            turn.node.keyspace.set_touching(flags & NO_TOUCH == 0);
+            turn.node.keyspace.restrict(Some(shard));
+            let next = dispatch::read(turn, row, args, shard);
             turn.node.keyspace.restrict(None);
             turn.node.keyspace.set_touching(true);
             next
         }
-        None => dispatch::read(turn, row, args, command.shard),
+        None => dispatch::read(turn, row, args, shard),
     }
 }
 

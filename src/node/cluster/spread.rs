@@ -27,14 +27,14 @@ use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::timer::Nanos;
 use crate::wire::number;
-use crate::wire::reply::{Dialect, Reply};
+use crate::wire::reply::Reply;
 use crate::wire::request::Args;
 
 use super::super::notify::Notify;
 use super::super::turn::{Next, Turn};
 use super::super::{Node, notify, pubsub};
 use super::forward::{self, Recipient};
-use super::frames::{self, ANY, Command, Outcome};
+use super::frames::{self, Command, Head, Outcome};
 use super::link::Link;
 use super::{Cluster, LINK_BYTES_MAX, incoming, serve};
 
@@ -105,7 +105,7 @@ pub fn publish(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
             id = u64::from(last);
             asked.push((id, (node, next)));
         }
-        frames::put_command(&mut link.commands, id, ANY, Dialect::Resp2, 0, args);
+        frames::put_command(&mut link.commands, Head::of_node(id), args);
     }
     cluster.spread.last = last;
     let left = asked.len();
@@ -188,9 +188,9 @@ fn end(cx: &mut Cx<'_, Node>, is_over: impl Fn(NodeId, Nanos) -> bool) {
 }
 
 /// Does what another node asks of this one.
-pub fn serve(turn: &mut Turn<'_, '_, '_>, command: &Command) {
-    let args = command.args.args();
-    let (me, id) = (turn.me, command.id);
+pub fn serve(turn: &mut Turn<'_, '_, '_>, command: &Command<'_>) {
+    let args = command.args;
+    let (me, id) = (turn.me, command.head.id);
     match args.at(0) {
         b"LISTEN" => listen(turn, args.get(1).unwrap_or_default()),
         b"EVENT" => {
@@ -205,12 +205,12 @@ pub fn serve(turn: &mut Turn<'_, '_, '_>, command: &Command) {
         word if parse::is(word, "PUBLISH") && args.len() == 3 => {
             let receivers = pubsub::publish(turn, args.at(1), args.at(2));
             let mut out = Vec::new();
-            Reply::new(&mut out, command.dialect).count(receivers);
+            Reply::new(&mut out, command.head.dialect).count(receivers);
             serve::answer(turn.node, me, id, Outcome::Replied(&out));
         }
         _ => {
             let mut out = Vec::new();
-            Reply::new(&mut out, command.dialect).error("ERR nodes are not asked that");
+            Reply::new(&mut out, command.head.dialect).error("ERR nodes are not asked that");
             serve::answer(turn.node, me, id, Outcome::Replied(&out));
         }
     }
@@ -243,7 +243,7 @@ pub fn tell(node: &mut Node) {
     for (_, link) in others(cluster).filter(|(_, link)| link.listens != classes) {
         link.listens = classes;
         let args = frames::words(&[b"LISTEN", classes.text().as_bytes()]);
-        frames::put_command(&mut link.commands, 0, ANY, Dialect::Resp2, 0, args.args());
+        frames::put_command(&mut link.commands, Head::of_node(0), args.args());
     }
 }
 
@@ -260,7 +260,7 @@ pub fn event(node: &mut Node, event: Event, key: &[u8]) {
         // Whoever does not keep up misses events, and nothing else.
         if let Some(link) = link.filter(|link| link.commands.len() < LINK_BYTES_MAX) {
             let args = frames::words(&[b"EVENT", event.name().as_bytes(), key]);
-            frames::put_command(&mut link.commands, 0, ANY, Dialect::Resp2, 0, args.args());
+            frames::put_command(&mut link.commands, Head::of_node(0), args.args());
         }
     }
 }

@@ -106,7 +106,7 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>, transaction: &Transaction) -> Option<Ne
     // The leader forgets them with EXEC.
     turn.client().watched.clear();
     turn.client().wrote = Some(shard);
-    Some(forward::whole(turn, Verb::Exec, args, shard, true))
+    Some(forward::whole(turn, Verb::Exec, args.args(), shard, true))
 }
 
 /// WATCH; `None`: it is said to a node that is alone.
@@ -130,7 +130,13 @@ pub fn watch(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Option<Next> {
         turn.client().watched.insert(key.into(), false);
         command.push(key);
     }
-    Some(forward::whole(turn, Verb::Watch, command, shard, false))
+    Some(forward::whole(
+        turn,
+        Verb::Watch,
+        command.args(),
+        shard,
+        false,
+    ))
 }
 
 /// Ends the watches of a client at the leader of their keys.
@@ -151,7 +157,7 @@ pub fn forget(node: &mut Node, now: Nanos, conn: ConnId) {
         asker: Asker::Nobody,
         dialect: Dialect::Resp2,
         flags: 0,
-        args,
+        args: frames::encoded(args.args()),
     };
     forward::pass_on(node, now, shard, false, errand);
 }
@@ -192,11 +198,12 @@ pub fn serve_unwatch(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
 
 /// EXEC of another node's client: as one batch in the shard.
 pub fn serve_exec(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
-    let parts: Result<Vec<OwnedArgs>, _> = args
-        .skip(2)
-        .iter()
-        .map(|mut part| frames::take_args(&mut part))
-        .collect();
+    let mut ranges = Vec::new();
+    let parts = args.skip(2).iter().map(|mut part| {
+        let args = frames::take_args(&mut part, &mut ranges)?;
+        Ok::<_, &str>(OwnedArgs::copy(args))
+    });
+    let parts: Result<Vec<OwnedArgs>, _> = parts.collect();
     let (Ok(queued), Some(serving)) = (parts, turn.serving) else {
         turn.reply.error("ERR EXEC of what is no transaction");
         return Next::Go;

@@ -7,15 +7,17 @@ use crate::cluster::map::META;
 use crate::command::{resolve, table};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
+use crate::reactor::net::Net;
 use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::OwnedArgs;
 
 use super::super::cluster::frames::Outcome;
 use super::super::cluster::serve;
 use super::super::keyspace::Touched;
+use super::super::replies::CORK;
 use super::super::session::Message;
 use super::super::turn::{Next, Turn};
-use super::super::{Node, dispatch, latency, notify, propose, slowlog};
+use super::super::{Node, Stopping, dispatch, latency, notify, propose, slowlog};
 use super::{ANSWERED, Answer, Changes, EARLY, INNER, Item, NO_TOUCH, SERVED, SILENT, TIMED, Work};
 
 /// What became of a batch.
@@ -122,7 +124,7 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item], fate: Fate) {
         log::warn!("a client asked for a reply beyond client-output-limit; cut off");
         cx.net.abort(conn);
     } else if is_there {
-        cx.net.write_buf_to(conn, &mut out);
+        write(cx, conn, &mut out);
         if is_closing {
             cx.net.lose(conn);
         }
@@ -177,15 +179,48 @@ fn send(cx: &mut Cx<'_, Node>, conn: ConnId, number: u64, reply: &[u8]) {
         return;
     };
     if !client.replies.is_next(number) {
-        client.replies.keep(number, reply);
-    } else if !client.replies.has_early() {
-        client.replies.go_on(&mut Vec::new());
-        cx.net.write_to(conn, reply);
-    } else {
-        let mut out = reply.to_vec();
-        client.replies.go_on(&mut out);
-        cx.net.write_buf_to(conn, &mut out);
+        return client.replies.keep(number, reply);
     }
+    let mut out = std::mem::take(&mut cx.app.scratch.passed_on);
+    out.extend_from_slice(reply);
+    client.replies.go_on(&mut out);
+    write(cx, conn, &mut out);
+    out.clear();
+    cx.app.scratch.passed_on = out;
+}
+
+/// Sends a client what is next for it, or corks it until the rest of its burst has come.
+fn write(cx: &mut Cx<'_, Node>, conn: ConnId, out: &mut Vec<u8>) {
+    let node = &mut *cx.app;
+    let may_wait = node.commits.is_split() && node.stopping == Stopping::No;
+    let client = node.clients.get_mut(conn).filter(|_| may_wait);
+    if client.is_some_and(|client| client.calling.is_none() && client.replies.cork(out)) {
+        if node.corks.add(conn) {
+            cx.net.call_later(CORK, tend_corks);
+        }
+    } else {
+        cx.net.write_buf_to(conn, out);
+    }
+}
+
+/// Sends what has been corked for long enough.
+fn tend_corks(cx: &mut Cx<'_, Node>) {
+    if uncork(cx.app, &mut cx.net) {
+        cx.net.call_later(CORK, tend_corks);
+    }
+}
+
+/// Sends what has been corked for a while; whether there is more. What is said twice leaves nothing corked.
+pub fn uncork(node: &mut Node, net: &mut Net<'_, Node>) -> bool {
+    let (over, is_more) = node.corks.look();
+    for conn in over {
+        let client = node.clients.get_mut(conn);
+        let mut corked = client.map_or_else(Vec::new, |client| client.replies.uncork());
+        if !corked.is_empty() {
+            net.write_buf_to(conn, &mut corked);
+        }
+    }
+    is_more
 }
 
 /// Sees to it that the reply of this number, which begins at `begin`, is sent in its order. `last` is the item that it
