@@ -20,6 +20,8 @@ use crate::reactor::id::ConnId;
 
 /// Replies of one client that are corked, in bytes.
 const CORKED_BYTES_MAX: usize = 16 << 10;
+/// Room for replies that stays with a client.
+const KEPT_BYTES_MAX: usize = 2 << 10;
 /// Replies are corked for at least so long, unless the others come before, and at most for twice as long.
 pub const CORK: Duration = Duration::from_millis(2);
 
@@ -79,8 +81,8 @@ impl Replies {
             return true;
         }
         if !self.corked.is_empty() {
-            self.corked.append(out);
-            std::mem::swap(&mut self.corked, out);
+            out.splice(..0, self.corked.drain(..));
+            self.corked.shrink_to(KEPT_BYTES_MAX);
         }
         false
     }
