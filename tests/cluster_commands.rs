@@ -11,7 +11,7 @@
     reason = "a test says what it misses by failing, and may look at the clock"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,6 +20,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use marline::cluster::map::Map;
 use marline::ring;
 
 /// How long a line may take to come.
@@ -203,6 +204,7 @@ fn any_node_answers_for_all() {
     busy_keys(&mut cluster);
     pipelines(&mut cluster);
     statistics(&mut cluster);
+    the_map(&mut cluster);
     a_node_less(&mut cluster);
 }
 
@@ -602,6 +604,17 @@ fn statistics(cluster: &mut Cluster) {
         let is_there = stats.contains(&format!("cmdstat_{command}:", command = "mset"));
         assert!(!is_there);
     }
+}
+
+fn the_map(cluster: &mut Cluster) {
+    let maps = ["1", "2", "3"].map(|node| cluster.client(node).ask("CLUSTER MAP"));
+    assert!(maps[0].starts_with("\"cluster "), "{maps:?}");
+    assert!(maps.iter().all(|map| *map == maps[0]), "{maps:?}");
+    let map = maps[0].trim_matches('"').replace("\\n", "\n");
+    let map = Map::decode(map.as_bytes()).unwrap();
+    let addresses: BTreeSet<SocketAddr> = cluster.addresses.iter().copied().collect();
+    let known = map.nodes.values().map(|member| member.address).collect();
+    assert_eq!(addresses, known);
 }
 
 /// A node is killed: watches on its shards are broken, messages do not wait for it, and all keys are there.

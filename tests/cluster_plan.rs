@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use marline::cluster::map::{EPOCH_MAX, META, Map, Member, NodeId, Placement, ReplicaId};
-use marline::cluster::plan::{self, Refusal};
+use marline::cluster::plan::{self, Moves, Refusal};
 
 const SCENARIOS: [&str; 5] = ["found", "join", "leave", "wiped", "refused"];
 
@@ -311,10 +311,38 @@ impl World {
                 }
             }
         }
+        assert_eq!(plan::moves(&self.map), Moves::default(), "seed {seed}");
         for had in [loads, leads] {
             let of = |node| had.get(node).copied().unwrap_or(0);
             let (least, most) = (staying.iter().map(of).min(), staying.iter().map(of).max());
             assert!(most.unwrap() - least.unwrap() <= 1, "seed {seed}: {had:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_to_be_moved_is_known_before() {
+    for seed in 0..60 {
+        let mut world = World::new(seed);
+        for round in 0..4 {
+            let port = address(9000 + round);
+            let changed = match world.random.bool() {
+                true => plan::join(&world.map, &format!("{round:a>40}"), port),
+                false => {
+                    let node = world.a_node();
+                    plan::leave(&world.map, node)
+                }
+            };
+            let Ok(map) = changed else { continue };
+            world.follow(map);
+            let mut left = plan::moves(&world.map);
+            while world.step() {
+                let now = plan::moves(&world.map);
+                let is_made = changing(&world.map).is_none() && now != left;
+                let changes = left.changes - usize::from(is_made);
+                assert_eq!(now.changes, changes, "seed {seed}, round {round}");
+                left = now;
+            }
         }
     }
 }

@@ -216,6 +216,31 @@ pub fn undo(map: &Map, shard: u16) -> Option<Map> {
     with(map, shard, Placement::of(placement.replicas.clone()))
 }
 
+/// What is to be moved until all is where it ought to be.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Moves {
+    /// Single changes: replicas that are made, replaced or removed.
+    pub changes: usize,
+    /// How many replicas are to be made on a node, where there are any.
+    pub to_make: BTreeMap<NodeId, usize>,
+}
+
+/// What is to be moved, the change that is under way included.
+pub fn moves(map: &Map) -> Moves {
+    let ideal = Ideal::of(map);
+    let mut moves = Moves::default();
+    for (shard, placement) in map.every_placement() {
+        let (now, then) = (nodes_of(placement), ideal.nodes(shard));
+        let missing = then.iter().filter(|node| !now.contains(node));
+        let surplus = now.iter().filter(|node| !then.contains(node)).count();
+        moves.changes += surplus.max(missing.clone().count());
+        for &node in missing {
+            *moves.to_make.entry(node).or_default() += 1;
+        }
+    }
+    moves
+}
+
 /// A map to be changed: the same in the next epoch.
 fn following(map: &Map) -> Option<Map> {
     let mut next = map.clone();

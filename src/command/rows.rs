@@ -12,7 +12,7 @@ const PEERS: u16 = flag::ADMIN | flag::NOSCRIPT | flag::NO_MULTI | flag::SKIP_SL
 
 /// One row for every [`Verb`], in its order.
 #[rustfmt::skip]
-pub static ROWS: [Row; 182] = [
+pub static ROWS: [Row; 183] = [
     Row { verb: Verb::Get, name: "get", arity: 2, flags: flag::READONLY | flag::FAST, keys: Keys::ONE, group: Group::String, since: "1.0.0",
         syntax: "key",
         summary: "The value of a key, or nil." },
@@ -544,6 +544,9 @@ pub static ROWS: [Row; 182] = [
     Row { verb: Verb::ClusterLeave, name: "cluster|leave", arity: 2, flags: flag::ADMIN, keys: Keys::NONE, group: Group::Cluster, since: "7.0.15",
         syntax: "",
         summary: "Lets this node go: its replicas are made elsewhere, then it is no member any more." },
+    Row { verb: Verb::ClusterMap, name: "cluster|map", arity: 2, flags: 0, keys: Keys::NONE, group: Group::Cluster, since: "7.0.15",
+        syntax: "",
+        summary: "The map of the cluster, as text: its nodes, and which of them hold each shard." },
     Row { verb: Verb::ClusterMeet, name: "cluster|meet", arity: -4, flags: flag::ADMIN, keys: Keys::NONE, group: Group::Cluster, since: "3.0.0",
         syntax: "ip port [cluster-bus-port]",
         summary: "Takes in a node that is in no cluster yet." },

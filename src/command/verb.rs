@@ -182,6 +182,7 @@ pub enum Verb {
     ClusterInfo,
     ClusterKeyslot,
     ClusterLeave,
+    ClusterMap,
     ClusterMeet,
     ClusterMyid,
     ClusterNodes,

@@ -420,6 +420,7 @@ fn administration(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>
         | Verb::ClusterGetkeysinslot
         | Verb::ClusterInfo
         | Verb::ClusterKeyslot
+        | Verb::ClusterMap
         | Verb::ClusterMyid
         | Verb::ClusterNodes
         | Verb::ClusterShards

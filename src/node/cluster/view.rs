@@ -36,6 +36,10 @@ use super::{Cluster, forward};
 /// What Redis answers when it is not in cluster mode.
 pub const DISABLED: &str = "ERR This instance has cluster support disabled";
 
+/// What is answered when there is no map to be shown.
+const NO_MAP: &str =
+    "ERR this node has no map yet: its cluster is being founded, or it is not taken in yet";
+
 /// Whether this node is in a cluster, or is to found one.
 pub fn is_enabled(node: &Node) -> bool {
     node.cluster.is_some() || !node.options.is_alone()
@@ -69,6 +73,10 @@ pub fn cluster(turn: &mut Turn<'_, '_, '_>, verb: Verb, args: Args<'_>) {
         return turn.reply.error(DISABLED);
     };
     match verb {
+        Verb::ClusterMap => match &cluster.map {
+            Some(map) => turn.reply.verbatim(&map.encode()),
+            None => turn.reply.error(NO_MAP),
+        },
         Verb::ClusterMyid => turn.reply.bulk(cluster.name.as_bytes()),
         Verb::ClusterCountkeysinslot => count_keys(turn, args),
         Verb::ClusterGetkeysinslot => get_keys(turn, args),
