@@ -5,7 +5,7 @@
 //! fails on an upward import: *the declaration order is the architecture*.
 //!
 //! ```text
-//!            main.rs            argv -> role (node | cli | backup | check | import | restore)
+//!            main.rs            argv -> role (node | cli | backup | check | import | leave | restore)
 //!  L7   node/  cli/  offline/   where everything meets: sessions, keyspace, admin; the client tools; and the
 //!                               tools for a directory that no node uses
 //!  L6   data/                   the data directory of a node: its files, whose they are, how they are opened

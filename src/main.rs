@@ -5,6 +5,7 @@
 //! marline cli [options] …      the client tool
 //! marline import [options] …   brings a dump of Redis into a node
 //! marline backup [options] …   fetches a backup from a node, or verifies one
+//! marline leave [options] …    lets a node leave its cluster
 //! marline restore [options] …  makes a data directory out of a backup
 //! marline check [options] …    looks whether a data directory is whole
 //! ```
@@ -36,6 +37,7 @@ Usage: marline [node] [options]
        marline import [options] FILE
        marline backup HOST:PORT FILE
        marline backup --verify FILE
+       marline leave HOST:PORT
        marline restore FILE --data DIR
        marline check DIR";
 
@@ -48,6 +50,7 @@ fn main() {
         Some("cli") => exit(marline::cli::run(args.split_off(1))),
         Some("import") => exit(marline::cli::import::run(&args.split_off(1))),
         Some("backup") => exit(backup(&args.split_off(1))),
+        Some("leave") => exit(marline::cli::leave::run(&args.split_off(1))),
         Some("restore") => exit(marline::offline::restore::run(&args.split_off(1))),
         Some("check") => exit(marline::offline::check::run(&args.split_off(1))),
         Some("node") => run_node(&args.split_off(1)),

@@ -6,8 +6,9 @@
 //! A connection begins in RESP. `HELLO JSON` and `HELLO LINE` make the answers lines, `HELLO 2` and
 //! `HELLO 3` make them RESP again; whoever reads such an answer says so with [`Link::switch`] before.
 
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,6 +94,8 @@ pub(super) enum LinkError {
     Late(Duration),
     Interrupted,
     Decode(DecodeError),
+    /// An answer that makes no sense: to which command, and why.
+    Nonsense(&'static str, String),
     LineTooLong,
 }
 
@@ -108,16 +111,25 @@ impl LinkError {
 
     /// What to tell the user, and what to try.
     pub(super) fn told(&self, target: &Options) -> String {
+        let told = self.reason(target);
         match self {
-            LinkError::PasswordFile(path, error) => {
-                format!("cannot read the password file {path}: {error}")
-            }
-            LinkError::Connect(error) => format!(
-                "cannot connect to {target}: {error}\n\
+            LinkError::Connect(_) => format!(
+                "{told}\n\
                  Is a node running there? `marline --port {}` starts one; -h HOST and -p PORT, or \
                  MARLINE_HOST and MARLINE_PORT, name another.",
                 target.port
             ),
+            _ => told,
+        }
+    }
+
+    /// What to tell the user of a node.
+    pub(super) fn reason(&self, target: &dyn fmt::Display) -> String {
+        match self {
+            LinkError::PasswordFile(path, error) => {
+                format!("cannot read the password file {path}: {error}")
+            }
+            LinkError::Connect(error) => format!("cannot connect to {target}: {error}"),
             LinkError::Refused(what, text) => {
                 format!("{target} refused {what}: {}", String::from_utf8_lossy(text))
             }
@@ -133,6 +145,9 @@ impl LinkError {
             LinkError::Decode(error) => {
                 format!("{target} does not answer as a node or Redis would: {error}")
             }
+            LinkError::Nonsense(what, reason) => {
+                format!("{target} does not answer {what} as a node would: {reason}")
+            }
             LinkError::LineTooLong => format!("{target} answers with a line without end"),
         }
     }
@@ -142,6 +157,10 @@ impl LinkError {
 #[derive(Debug, Clone)]
 pub(super) struct Target<'o> {
     options: &'o Options,
+    /// A node that is not the one of the options.
+    other: Option<SocketAddr>,
+    /// For the connection and for each answer.
+    timeout: Option<Duration>,
     /// AUTH and its arguments.
     login: Option<Vec<Vec<u8>>>,
 }
@@ -157,15 +176,48 @@ impl<'o> Target<'o> {
             let words = [Some(b"AUTH".to_vec()), user, Some(password)];
             login = Some(words.into_iter().flatten().collect());
         }
-        Ok(Target { options, login })
+        Ok(Target {
+            options,
+            other: None,
+            timeout: options.timeout,
+            login,
+        })
+    }
+
+    /// The same node, which gets so much time where the options do not say how much.
+    pub(super) fn within(&self, timeout: Duration) -> Target<'o> {
+        Target {
+            timeout: self.options.timeout.or(Some(timeout)),
+            ..self.clone()
+        }
+    }
+
+    /// Another node, as the same user and with as much time.
+    pub(super) fn at(&self, address: SocketAddr) -> Target<'o> {
+        Target {
+            other: Some(address),
+            ..self.clone()
+        }
     }
 
     fn connect(&self) -> io::Result<TcpStream> {
-        let timeout = self.options.timeout.unwrap_or(CONNECT_TIMEOUT);
-        let name = (self.options.host.as_str(), self.options.port);
-        let stream = dial(name, timeout)?;
+        let timeout = self.timeout.unwrap_or(CONNECT_TIMEOUT);
+        let stream = match self.other {
+            Some(address) => dial(address, timeout)?,
+            None => dial((self.options.host.as_str(), self.options.port), timeout)?,
+        };
         stream.set_read_timeout(Some(WAKE_INTERVAL))?;
         Ok(stream)
+    }
+}
+
+impl fmt::Display for Target<'_> {
+    /// The address of the node, as it is typed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.other {
+            Some(address) => address.fmt(f),
+            None => self.options.fmt(f),
+        }
     }
 }
 
@@ -208,7 +260,7 @@ impl Link {
     ) -> Result<Link, LinkError> {
         let mut link = Link {
             stream: target.connect().map_err(LinkError::Connect)?,
-            timeout: target.options.timeout,
+            timeout: target.timeout,
             interrupt,
             dialect: Dialect::Resp,
             decoder: Decoder::new(Limits::default()),

@@ -1,5 +1,5 @@
-//! `marline cli`: the client tool, for people and for scripts; `marline import`, which brings in a dump, and
-//! `marline backup`, which fetches a backup.
+//! `marline cli`: the client tool, for people and for scripts; `marline import`, which brings in a dump,
+//! `marline backup`, which fetches a backup, and `marline leave`, which lets a node go.
 //!
 //! - `options`: the command line and its help text.
 //! - `link`: the connection, opened and read answer by answer.
@@ -10,6 +10,9 @@
 //! - `shell`, `hints`, `history`: the interactive shell.
 //! - `rdb`, `import`: dumps of Redis, read and sent to a node.
 //! - `backup`: a backup of a node, fetched into a file.
+//! - `members`: what the members of a cluster say of it.
+//! - `cluster`: how a cluster is, as a table.
+//! - `leave`: a node leaves its cluster.
 //!
 //! It speaks RESP as any client does, so it works against any Redis; only `--json` and `HELP` are ours.
 //! What redis-cli has and this deliberately lacks: secrets on the command line, an error reply that exits
@@ -21,10 +24,13 @@
 )]
 
 pub mod backup;
+mod cluster;
 mod hints;
 mod history;
 pub mod import;
+pub mod leave;
 mod link;
+mod members;
 mod once;
 mod options;
 mod pipe;
@@ -69,6 +75,8 @@ pub fn run(args: Vec<String>) -> i32 {
         Mode::Pipe => pipe::pipe(&options),
         Mode::Import(what) => import::import(&options, what),
         Mode::Backup(what) => backup::backup(&options, what),
+        Mode::Cluster(what) => cluster::cluster(&options, what),
+        Mode::Leave(what) => leave::leave(&options, what),
         Mode::Session if io::stdin().is_terminal() => {
             shell::shell(&options, hints::Hints::new(command_table()))
         }
@@ -90,6 +98,10 @@ enum Failure {
     Usage(String),
     /// A file that cannot be used, and why.
     File(String),
+    /// What cannot be done, and why.
+    Refused(String),
+    /// Whom nothing is heard of, or why we listen no longer.
+    Lost(String),
     Link(LinkError),
     Input(io::Error),
     Output(io::Error),
@@ -109,9 +121,13 @@ impl Failure {
                 complain(told);
                 EXIT_USAGE
             }
-            Failure::File(told) => {
+            Failure::File(told) | Failure::Refused(told) => {
                 complain(told);
                 EXIT_ERROR
+            }
+            Failure::Lost(told) => {
+                complain(told);
+                EXIT_CONNECT
             }
             Failure::Link(error) => {
                 complain(&error.told(options));

@@ -1,8 +1,10 @@
-//! The command lines of `marline cli`, `marline import` and `marline backup`: from arguments and environment
-//! to [`Options`].
+//! The command lines of `marline cli`, `marline import`, `marline backup` and `marline leave`: from arguments and
+//! environment to [`Options`].
 //!
 //! Options end at the first word that is none: everything from there on belongs to the command, so
 //! `marline cli incrby k -5` needs no quoting. No option takes a secret; a password comes from a file.
+
+mod texts;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,76 +14,14 @@ use getopts::{Matches, ParsingStyle};
 
 use crate::wire::number::{parse_i64, parse_u64};
 
+use texts::{
+    BACKUP_BRIEF, BACKUP_NOTES, BRIEF, IMPORT_BRIEF, IMPORT_NOTES, LEAVE_BRIEF, LEAVE_NOTES, NOTES,
+};
+
 const DEFAULT_HOST: &str = "127.0.0.1";
 const DEFAULT_PORT: u16 = 8001;
 /// An interval or a patience beyond a year is a slip of the finger.
 const SECONDS_MAX: f64 = 366.0 * 86_400.0;
-
-const BRIEF: &str = "\
-Usage: marline cli [options] [command [argument ...]]
-
-Sends commands to a node. With a command: sends it, prints the reply, exits. Without one: a shell
-with history, completion and hints; or, when stdin is no terminal, every line of stdin in order.";
-
-const NOTES: &str = "
-Output: on a terminal formatted for reading, like \"value\", (integer) 1, (nil). Elsewhere plain: one
-line for each element; `get` alone writes the exact bytes of the value and no newline, so that
-`marline cli get k > file` is a copy. --raw and --no-raw choose one of the two. With --json every
-reply is one JSON value a line, errors and nil included. Error replies go to stderr.
-
-Last argument from stdin: -x, or a lone - in its place:  marline cli set photo - < photo.jpg
-
-Exit codes: 0 ok · 1 error reply · 2 usage · 3 nil reply (prints nothing) · 4 cannot connect, or
-connection lost. Lines from stdin and --pipe: 1 when any reply was an error.
-
-Environment: MARLINE_HOST, MARLINE_PORT, MARLINE_PASSWORD_FILE.
-
-Examples:
-  marline cli set greeting \"hello world\"
-  x=$(marline cli get greeting) || echo \"no such key\"
-  printf 'set a 1\\nincr a\\n' | marline cli
-  marline cli --pipe < commands.txt
-  marline cli -r 10 -i 1 info stats
-";
-
-const IMPORT_BRIEF: &str = "\
-Usage: marline import [options] FILE
-
-Brings the strings of a Redis dump (dump.rdb, versions 1 to 12) into a node, with their expiry.";
-
-const IMPORT_NOTES: &str = "
-The file is read twice: first to its end, to see that it is whole, before anything is sent. Only
-database 0 is imported; keys of other databases and of other types than strings are left out and
-counted by type. Keys that have expired are left out. Existing keys are overwritten.
-
-Exit codes: 0 ok · 1 the file cannot be read or is damaged, or a key was refused · 2 usage ·
-4 cannot connect, or connection lost.
-
-Environment: MARLINE_HOST, MARLINE_PORT, MARLINE_PASSWORD_FILE.
-
-Example:
-  redis-cli -p 6379 save && marline import -p 8001 /var/lib/redis/dump.rdb
-";
-
-const BACKUP_BRIEF: &str = "\
-Usage: marline backup [options] [HOST:PORT] FILE
-       marline backup --verify FILE [--seal-keys FILE]
-
-Makes a backup of a node as it is at one moment, while it works, and writes it to FILE. With
---verify: reads all of a backup and says what is in it.";
-
-const BACKUP_NOTES: &str = "
-FILE must not be there. It is complete and checked when it gets its name; until then it is FILE.tmp.
-A node that seals its files sends a sealed backup: to read it takes the node's ring of keys.
-
-Exit codes: 0 ok · 1 the node refused, or FILE cannot be written · 2 usage · 4 cannot connect, or
-connection lost.
-
-Environment: MARLINE_HOST, MARLINE_PORT, MARLINE_PASSWORD_FILE.
-
-Example:
-  marline backup 127.0.0.1:8001 monday.backup && marline backup --verify monday.backup
-";
 
 /// What was asked for.
 #[derive(Debug)]
@@ -117,6 +57,19 @@ impl fmt::Display for Options {
     }
 }
 
+impl Options {
+    /// The node is the one that is named without an option, if one is.
+    fn name_node(&mut self, node: Option<(String, u16)>, matches: &Matches) -> Result<(), String> {
+        if let Some((host, port)) = node {
+            if matches.opt_present("h") || matches.opt_present("p") {
+                return Err("HOST:PORT and -h or -p exclude each other".to_owned());
+            }
+            (self.host, self.port) = (host, port);
+        }
+        Ok(())
+    }
+}
+
 /// The ways to run.
 #[derive(Debug)]
 pub(super) enum Mode {
@@ -130,6 +83,26 @@ pub(super) enum Mode {
     Import(Import),
     /// A backup.
     Backup(Backup),
+    /// How the cluster is.
+    Cluster(Cluster),
+    /// A node that is to leave its cluster.
+    Leave(Leave),
+}
+
+/// How the cluster is shown, and how often.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Cluster {
+    /// As JSON. The connections themselves are in RESP.
+    pub(super) json: bool,
+    /// `None`: once.
+    pub(super) interval: Option<Duration>,
+}
+
+/// How a leaving is followed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Leave {
+    /// How long; `None`: until the node has left.
+    pub(super) patience: Option<Duration>,
 }
 
 /// Where a backup is to be written.
@@ -179,6 +152,9 @@ pub(super) fn parse(
     options.raw = raw;
     options.json = matches.opt_present("json");
     check(&options)?;
+    if let Mode::Cluster(shown) = &mut options.mode {
+        shown.json = std::mem::take(&mut options.json);
+    }
     Ok(Parsed::Run(Box::new(options)))
 }
 
@@ -228,12 +204,38 @@ pub(super) fn parse_backup(
     };
     let file = PathBuf::from(file);
     let mut options = connection(&matches, environment, Mode::Backup(Backup { file }))?;
-    if let Some((host, port)) = node {
-        if matches.opt_present("h") || matches.opt_present("p") {
-            return Err("HOST:PORT and -h or -p exclude each other".to_owned());
-        }
-        (options.host, options.port) = (host, port);
+    options.name_node(node, &matches)?;
+    check(&options)?;
+    Ok(Parsed::Run(Box::new(options)))
+}
+
+/// Reads the arguments after `marline leave`, as [`parse`] does those of `marline cli`.
+///
+/// # Errors
+/// A text for stderr.
+pub(super) fn parse_leave(
+    args: &[String],
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Parsed, String> {
+    let mut grammar = connection_grammar();
+    grammar.optopt(
+        "",
+        "wait",
+        "follow so long (default: to the end)",
+        "SECONDS",
+    );
+    let matches = grammar.parse(args).map_err(|error| error.to_string())?;
+    if matches.opt_present("help") {
+        return Ok(Parsed::Help(grammar.usage(LEAVE_BRIEF) + LEAVE_NOTES));
     }
+    let node = match matches.free.as_slice() {
+        [] => None,
+        [node] => Some(address(node)?),
+        _ => return Err("it takes the address of one node".to_owned()),
+    };
+    let patience = seconds(&matches, "wait")?;
+    let mut options = connection(&matches, environment, Mode::Leave(Leave { patience }))?;
+    options.name_node(node, &matches)?;
     check(&options)?;
     Ok(Parsed::Run(Box::new(options)))
 }
@@ -296,18 +298,31 @@ fn grammar() -> getopts::Options {
     grammar
         .parsing_style(ParsingStyle::StopAtFirstFree)
         .optflag("", "pipe", "send stdin as it is, count the replies")
+        .optflag("", "cluster", "how the cluster of the node is")
         .optflag("", "json", "replies as JSON, one value a line")
         .optflag("", "raw", "plain output, also on a terminal")
         .optflag("", "no-raw", "formatted output, also elsewhere")
         .optflag("x", "", "take the last argument from stdin")
         .optopt("r", "", "run the command N times (-1: forever)", "N")
-        .optopt("i", "", "wait between the runs of -r", "SECONDS");
+        .optopt(
+            "i",
+            "",
+            "wait between the runs of -r or --cluster",
+            "SECONDS",
+        );
     grammar
 }
 
 fn mode(matches: &Matches) -> Result<Mode, String> {
     let mut args = matches.free.clone();
     let pipe = matches.opt_present("pipe");
+    if matches.opt_present("cluster") {
+        if !args.is_empty() || ["pipe", "x", "r"].iter().any(|it| matches.opt_present(it)) {
+            return Err("--cluster goes without a command, --pipe, -x and -r".to_owned());
+        }
+        let (json, interval) = (false, seconds(matches, "i")?);
+        return Ok(Mode::Cluster(Cluster { json, interval }));
+    }
     let one_only = ["x", "r", "i"]
         .into_iter()
         .find(|name| matches.opt_present(name));
@@ -438,6 +453,39 @@ mod tests {
     }
 
     #[test]
+    fn the_cluster_is_shown_once_or_again_and_again() {
+        let once = options("--cluster -p 7 --json", &[]);
+        let (json, interval) = (true, None);
+        assert!(matches!(once.mode, Mode::Cluster(shown) if shown == Cluster { json, interval }));
+        assert!(!once.json, "the connections are in RESP");
+        let again = options("--cluster -i 2", &[]);
+        let (json, interval) = (false, Some(Duration::from_secs(2)));
+        assert!(matches!(again.mode, Mode::Cluster(shown) if shown == Cluster { json, interval }));
+    }
+
+    #[test]
+    fn a_leaving_is_followed_to_its_end_or_for_a_while() {
+        for (line, node, wait) in [
+            ("", "127.0.0.1:9000", None),
+            ("db:7 --wait 1.5", "db:7", Some(1500)),
+            ("-h db --wait 60", "db:9000", Some(60_000)),
+        ] {
+            let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            let environment = |name: &str| (name == "MARLINE_PORT").then(|| "9000".to_owned());
+            let Ok(Parsed::Run(options)) = parse_leave(&args, environment) else {
+                panic!("{line}");
+            };
+            assert_eq!(options.to_string(), node, "{line}");
+            let patience = wait.map(Duration::from_millis);
+            assert!(matches!(options.mode, Mode::Leave(leave) if leave == Leave { patience }));
+        }
+        for line in ["a:1 b:2", "a", "-p 1 a:1", "--wait 0", "--json"] {
+            let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            assert!(parse_leave(&args, |_| None).is_err(), "{line}");
+        }
+    }
+
+    #[test]
     fn slips_are_told() {
         for line in [
             "-p 0",
@@ -450,6 +498,10 @@ mod tests {
             "--timeout -1 ping",
             "--pipe ping",
             "--pipe --json",
+            "--cluster ping",
+            "--cluster --pipe",
+            "--cluster -r 3",
+            "--cluster --json --no-raw",
             "--raw --no-raw ping",
             "--json --no-raw ping",
             "--user me ping",

@@ -1,13 +1,15 @@
 """Smart clients: redis-py's RedisCluster, ioredis' and node-redis' clusters and redis-cli -c, with three nodes, one
-of which is killed. And what a node of a cluster says of WAIT and READONLY."""
+of which is killed. What a node of a cluster says of WAIT and READONLY. And the tools for people: `marline cli --cluster`
+and `marline leave`."""
 
+import json
 import time
 
 from redis.cluster import ClusterNode, LoadBalancingStrategy, RedisCluster
 
 from harness import HERE, check, contains, equal, eventually, run, scenario
 from resp import ErrorReply
-from server import Cluster, Connection
+from server import Cluster, Connection, Server, marline_binary
 
 KEYS = 400
 
@@ -117,3 +119,66 @@ def wait_and_readonly_in_a_cluster(_server):
                 check(isinstance(there.ask("GET", "k"), ErrorReply), "a read that might be stale is not answered")
             except TimeoutError:
                 pass
+
+
+def cluster_table(node, fails=False):
+    """What `marline cli --cluster` shows: the cells of each row, without the head, and the summary."""
+    text = run(marline_binary(), "cli", "--cluster", "-p", node.port, fails=fails)
+    *rows, empty, summary = text.splitlines()
+    equal(empty, "")
+    return [[cell.strip() for cell in row.split("  ") if cell.strip()] for row in rows[1:]], summary
+
+
+@scenario(only_marline=True)
+def a_table_of_the_cluster(_server):
+    """`marline cli --cluster` has a row for each node; one that was killed does not answer, and the shards that it led
+    get new leaders; without a majority it fails."""
+    with Cluster() as cluster:
+        first, second, third = cluster.nodes
+        with Connection(first.port) as client:
+            for n in range(KEYS):
+                equal(client.ask("SET", f"k{n}", n), "OK")
+        rows, summary = cluster_table(second)
+        equal([row[2:4] for row in rows],
+              [[f"127.0.0.1:{port}", "up"] for port in cluster.ports()], "nodes")
+        contains(summary, f"16 shards, {KEYS} keys: every shard has a leader; no replica is to move")
+        third.kill()
+        contains(cluster_table(first, fails=True)[1], "no leader")
+        eventually(lambda: cluster.is_ok(first), "there are new leaders")
+        told = json.loads(run(marline_binary(), "cli", "--cluster", "--json", "-p", first.port))
+        equal([node["state"] for node in told["nodes"]], ["up", "up", "does not answer"], "states")
+        equal(sum(node["leads"] or 0 for node in told["nodes"]), 17, "shards that are led")
+        equal((told["ok"], told["leaderless"], told["keys"]), (True, [], KEYS), "the whole")
+        second.kill()
+        eventually(lambda: not cluster.is_ok(first), "the majority is gone")
+        rows, _ = cluster_table(first, fails=True)
+        equal([row[3] for row in rows].count("does not answer"), 2, "nodes that do not answer")
+
+
+@scenario(only_marline=True)
+def a_node_leaves_by_the_tool(_server):
+    """A fourth node joins, and leaves by `marline leave`, then one of three: all keys are there, also when their
+    processes are stopped. The last of a cluster does not leave."""
+    with Cluster(options=("--shards", 3)) as cluster:
+        first, second, third = cluster.nodes
+        with Connection(first.port) as client:
+            for n in range(KEYS):
+                equal(client.ask("SET", f"k{n}", n), "OK")
+        with Server(options=("--join", f"127.0.0.1:{first.port}"), data="data") as fourth:
+            eventually(lambda: len(cluster_table(first)[0]) == 4, "it has joined")
+            eventually(lambda: "no replica is to move" in cluster_table(fourth)[1], "it has its share", 60)
+            for node in (fourth, third):
+                said = run(marline_binary(), "leave", f"127.0.0.1:{node.port}", timeout=60)
+                contains(said, f"(127.0.0.1:{node.port}) has left: its process may be stopped")
+                run(marline_binary(), "leave", f"127.0.0.1:{node.port}", fails=True)
+                node.process.terminate()
+                node.process.wait()
+        equal([row[3] for row in cluster_table(second)[0]], ["up", "up"], "nodes")
+        with Connection(second.port) as client:
+            for n in range(KEYS):
+                equal(client.ask("GET", f"k{n}"), b"%d" % n)
+                equal(client.ask("SET", f"k{n}", -n), "OK")
+        contains(run(marline_binary(), "leave", "-p", second.port, timeout=60), "has left")
+        run(marline_binary(), "leave", "-p", first.port, fails=True)
+        with Connection(first.port) as client:
+            equal(client.ask("DBSIZE"), KEYS)

@@ -8,6 +8,8 @@
     reason = "a test may look at the clock and start threads"
 )]
 
+mod cluster;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -37,6 +39,7 @@ fn the_tool_itself() {
     std::process::exit(match args.split_first() {
         Some((role, rest)) if role == "import" => marline::cli::import::run(rest),
         Some((role, rest)) if role == "backup" => marline::cli::backup::run(rest),
+        Some((role, rest)) if role == "leave" => marline::cli::leave::run(rest),
         _ => marline::cli::run(args),
     });
 }
