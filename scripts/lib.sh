@@ -12,6 +12,13 @@ release_binary() {
     export MARLINE_BIN="${CARGO_TARGET_DIR:-$ROOT/target}/release/marline"
 }
 
+# The simulator, built if need be; says where it is.
+simulator() {
+    local said
+    said="$(cargo test --profile sim --test sim --no-run 2>&1)" || { printf '%s\n' "$said" >&2; return 1; }
+    sed -n 's/.*Executable.*(\(.*\))$/\1/p' <<< "$said"
+}
+
 failed_steps=()
 
 # step NAME COMMAND...: run it under a heading; remember a failure and go on.

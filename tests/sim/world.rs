@@ -3,8 +3,11 @@
 //! Nodes are numbered from 1. A node that is killed loses what its disk had not synced, as chance has it; a paused one
 //! stands still while the others go on. Clients are on a machine of their own that no cut concerns.
 //!
+//! A node whose disk may fail ends by itself when it does; any other may not.
+//!
 //! When a test fails, the world says its seed and what was done in it.
 
+#[path = "world/standing.rs"]
 mod standing;
 
 use std::cell::Cell;
@@ -15,12 +18,12 @@ use std::time::Duration;
 
 use marline::config::Options;
 use marline::config::values::{Origin, Values};
-use marline::data::files::Files;
-use marline::disk::seal::Entropy;
-use marline::disk::sim::{Crash, SimDisk};
+use marline::data::files::{Files, Keys};
+use marline::disk::seal::{Entropy, KeyRing};
+use marline::disk::sim::{Crash, Fault, SimDisk};
 use marline::node::{self, Node};
 use marline::reactor::Reactor;
-use marline::reactor::backend::{Backend, Raw};
+use marline::reactor::backend::{Backend, Raw, Ready};
 use marline::reactor::sim::{Faults, SimBackend, SimNet};
 use marline::reactor::timer::Nanos;
 
@@ -30,13 +33,26 @@ const SEGMENT_BYTES: u64 = 1 << 20;
 const RESERVE_BYTES: u64 = 4 << 10;
 const PORT_FIRST: u16 = 8001;
 
-/// Bytes that never come twice in a test, and are the same in each run of it.
+thread_local! {
+    static NEXT_ENTROPY: Cell<u64> = const { Cell::new(1) };
+}
+
+/// Bytes that never come twice in a world, and are the same in each run of it.
 fn entropy() -> Entropy {
-    thread_local! {
-        static NEXT: Cell<u64> = const { Cell::new(1) };
-    }
-    let mut rng = fastrand::Rng::with_seed(NEXT.replace(NEXT.get() + 1));
+    let next = NEXT_ENTROPY.replace(NEXT_ENTROPY.get() + 1);
+    let mut rng = fastrand::Rng::with_seed(next);
     Box::new(move |bytes| rng.fill(bytes))
+}
+
+/// A ring with one key.
+fn keys(seed: u64) -> Keys {
+    let (disk, name) = (SimDisk::new(seed), "keys");
+    let ring = KeyRing::create(&disk, name, 0, &mut entropy()).unwrap();
+    Keys {
+        disk: Arc::new(disk),
+        name: name.to_owned(),
+        ring: Arc::new(ring),
+    }
 }
 
 fn port(node: usize) -> u16 {
@@ -64,6 +80,10 @@ pub struct Plan {
     pub faults: Faults,
     /// How often nodes save their stores; a follower may then need a snapshot. `None`: never.
     pub snapshot_interval: Option<Duration>,
+    /// Whether what is on the disks is sealed.
+    pub is_sealed: bool,
+    /// Length of a segment of the log.
+    pub segment_bytes: u64,
 }
 
 impl Plan {
@@ -79,6 +99,8 @@ impl Plan {
             has_disks: true,
             faults: Faults::calm(),
             snapshot_interval: None,
+            is_sealed: false,
+            segment_bytes: SEGMENT_BYTES,
         }
     }
 }
@@ -93,11 +115,23 @@ struct Seat {
     /// Whether it joins a cluster and does not found one.
     joins: bool,
     lives: u64,
+    /// What its files are sealed with.
+    keys: Option<Keys>,
+    /// Whether its process may end because of its disk.
+    may_fail: bool,
 }
 
 /// A connection of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Client(Raw);
+
+/// Something that was done in a world.
+pub struct Deed {
+    pub at: Nanos,
+    /// The node that it was done to, if it was one.
+    pub node: Option<usize>,
+    pub what: String,
+}
 
 /// What a client has heard and not taken.
 #[derive(Default)]
@@ -113,10 +147,15 @@ pub struct World {
     plan: Plan,
     seats: Vec<Seat>,
     talkers: SimBackend,
+    /// The clients by the token of their connection.
+    tokens: BTreeMap<u64, Client>,
+    ready: Vec<Ready>,
+    /// Whether a client has heard something since somebody asked.
+    has_news: bool,
     heard: BTreeMap<Client, Heard>,
     /// The connections by which [`ask`](Self::ask) asks.
     asking: BTreeMap<usize, Client>,
-    told: Vec<String>,
+    told: Vec<Deed>,
     load: Vec<Counter>,
 }
 
@@ -131,9 +170,7 @@ struct Counter {
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            println!("seed {}, {:?}:", self.plan.seed, self.plan.faults);
-            self.told.iter().for_each(|line| println!("  {line}"));
-            println!("{}", self.status());
+            super::report(self);
         }
     }
 }
@@ -142,6 +179,7 @@ impl World {
     /// Nodes that have not been started.
     pub fn new(plan: Plan) -> World {
         super::log_if_asked();
+        NEXT_ENTROPY.set(1);
         let net = SimNet::new(plan.seed, plan.faults);
         let seat = |number: usize| Seat {
             disk: SimDisk::new(plan.seed + number as u64),
@@ -150,6 +188,8 @@ impl World {
             is_paused: false,
             joins: number >= plan.nodes,
             lives: 0,
+            keys: plan.is_sealed.then(|| keys(plan.seed + number as u64)),
+            may_fail: false,
         };
         let seats = (0..plan.nodes + plan.joiners).map(seat).collect();
         let talkers = net.node();
@@ -158,6 +198,9 @@ impl World {
             plan,
             seats,
             talkers,
+            tokens: BTreeMap::new(),
+            ready: Vec::new(),
+            has_news: false,
             heard: BTreeMap::new(),
             asking: BTreeMap::new(),
             told: Vec::new(),
@@ -180,8 +223,25 @@ impl World {
 
     /// Writes down what happens, for the report of a failure.
     pub fn tell(&mut self, what: &str) {
-        self.told
-            .push(format!("{:>9.3} s  {what}", self.net.now() as f64 / 1e9));
+        self.note(None, what);
+    }
+
+    /// Writes down what happens to a node.
+    pub fn note(&mut self, node: Option<usize>, what: &str) {
+        self.told.push(Deed {
+            at: self.net.now(),
+            node,
+            what: what.to_owned(),
+        });
+    }
+
+    /// What was done so far.
+    pub fn deeds(&self) -> &[Deed] {
+        &self.told
+    }
+
+    pub fn plan(&self) -> Plan {
+        self.plan
     }
 
     fn seat(&mut self, node: usize) -> &mut Seat {
@@ -195,6 +255,16 @@ impl World {
 
     pub fn is_up(&self, node: usize) -> bool {
         self.node(node).is_some()
+    }
+
+    /// Whether a process of a node ran at some time.
+    pub fn has_lived(&self, node: usize) -> bool {
+        self.lives(node) > 0
+    }
+
+    /// How many processes of a node there have been.
+    pub fn lives(&self, node: usize) -> u64 {
+        self.seats[node - 1].lives
     }
 
     pub fn is_paused(&self, node: usize) -> bool {
@@ -227,11 +297,14 @@ impl World {
 
     /// Starts the process of a node.
     pub fn start(&mut self, node: usize) {
-        self.tell(&format!("start {node}"));
+        self.note(Some(node), "start");
         let (values, options) = self.options(node);
         let (
             Plan {
-                seed, has_disks, ..
+                seed,
+                has_disks,
+                segment_bytes,
+                ..
             },
             net,
         ) = (self.plan, self.net.clone());
@@ -241,9 +314,9 @@ impl World {
         let files = Files {
             disk: Arc::new(seat.disk.clone()),
             backups: Arc::new(SimDisk::new(0)),
-            keys: None,
+            keys: seat.keys.clone(),
             entropy,
-            segment_bytes: SEGMENT_BYTES,
+            segment_bytes,
             reserve_bytes: RESERVE_BYTES,
         };
         let seed = seed * 1_000_000 + node as u64 * 1_000 + seat.lives;
@@ -257,14 +330,14 @@ impl World {
 
     /// A node loses its power. Its disk keeps what was synced, and of the rest what chance leaves.
     pub fn kill(&mut self, node: usize) {
-        self.tell(&format!("kill {node}"));
+        self.note(Some(node), "kill");
         let chance = self.net.random();
         self.end(node, Crash::Random(chance));
     }
 
     /// The process of a node dies. Its disk keeps everything.
     pub fn kill_process(&mut self, node: usize) {
-        self.tell(&format!("kill process {node}"));
+        self.note(Some(node), "kill process");
         self.end(node, Crash::KeepAll);
     }
 
@@ -273,7 +346,7 @@ impl World {
         if self.is_up(node) {
             self.kill(node);
         }
-        self.tell(&format!("wipe {node}"));
+        self.note(Some(node), "wipe");
         let chance = self.net.random();
         self.seat(node).disk = SimDisk::new(chance);
     }
@@ -287,7 +360,7 @@ impl World {
         let net = self.net.clone();
         let seat = self.seat(node);
         seat.process = None;
-        seat.is_paused = false;
+        (seat.is_paused, seat.may_fail) = (false, false);
         net.crash(seat.at);
         seat.disk.crash(how);
         self.asking.remove(&node);
@@ -295,7 +368,7 @@ impl World {
 
     /// A node stands still until [`wake`](Self::wake).
     pub fn pause(&mut self, node: usize) {
-        self.tell(&format!("pause {node}"));
+        self.note(Some(node), "pause");
         let seat = self.seat(node);
         seat.is_paused = true;
         let at = seat.at;
@@ -303,7 +376,7 @@ impl World {
     }
 
     pub fn wake(&mut self, node: usize) {
-        self.tell(&format!("wake {node}"));
+        self.note(Some(node), "wake");
         let seat = self.seat(node);
         seat.is_paused = false;
         let at = seat.at;
@@ -312,7 +385,7 @@ impl World {
 
     /// Nothing gets from one node to another.
     pub fn cut(&mut self, from: usize, to: usize) {
-        self.tell(&format!("cut {from} to {to}"));
+        self.note(Some(from), &format!("cut to {to}"));
         self.net.cut(self.seats[from - 1].at, self.seats[to - 1].at);
     }
 
@@ -325,7 +398,10 @@ impl World {
 
     /// A link takes about so long, and loses so many of a hundred deliveries.
     pub fn slow(&mut self, from: usize, to: usize, most: Duration, loss_percent: u8) {
-        self.tell(&format!("slow {from} to {to}: {most:?}, {loss_percent} %"));
+        self.note(
+            Some(from),
+            &format!("slow to {to}: {most:?}, {loss_percent} %"),
+        );
         let most = most.as_nanos() as Nanos;
         let ends = (self.seats[from - 1].at, self.seats[to - 1].at);
         self.net
@@ -334,14 +410,58 @@ impl World {
 
     /// Each call of a node's disk takes up to so long; `None`: as on the others.
     pub fn slow_disk(&mut self, node: usize, most: Option<Duration>) {
-        self.tell(&format!("disk of {node}: {most:?}"));
+        self.note(Some(node), &format!("disk: {most:?}"));
         let most = most.map(|most| most.as_nanos() as u64);
         self.net.set_job_delay_max(self.seats[node - 1].at, most);
     }
 
+    /// The disk of a node fails, `calls` calls from now; if `is_sticky` from then on. The node may end by it.
+    pub fn fail_disk(&mut self, node: usize, calls: u64, fault: Fault, is_sticky: bool) {
+        let text = format!("disk: {fault:?} in {calls} calls, sticky: {is_sticky}");
+        self.note(Some(node), &text);
+        let seat = self.seat(node);
+        seat.may_fail = true;
+        seat.disk
+            .fail_at(seat.disk.calls() + calls, fault, is_sticky);
+    }
+
+    /// A node loses its power in the middle of a call of its disk.
+    pub fn kill_in_call(&mut self, node: usize, calls: u64) {
+        self.note(Some(node), &format!("kill in {calls} calls"));
+        let seat = self.seat(node);
+        seat.may_fail = true;
+        seat.disk.crash_at(seat.disk.calls() + calls);
+    }
+
+    /// The disk of a node has room for so many bytes more; `None`: for all there is.
+    pub fn limit_disk(&mut self, node: usize, bytes: Option<u64>) {
+        self.note(Some(node), &format!("disk: room for {bytes:?} bytes"));
+        let disk = &self.seat(node).disk;
+        let used: u64 = disk.contents().values().map(|it| it.len() as u64).sum();
+        disk.limit(bytes.map_or(u64::MAX, |bytes| used + bytes));
+    }
+
+    /// The disk of a node works again.
+    pub fn heal_disk(&mut self, node: usize) {
+        self.note(Some(node), "disk: works");
+        let seat = self.seat(node);
+        seat.disk.heal();
+        seat.may_fail = false;
+    }
+
+    /// What is on the disk of a node.
+    pub fn files(&self, node: usize) -> BTreeMap<String, Vec<u8>> {
+        self.seats[node - 1].disk.contents()
+    }
+
+    /// Sockets that a node has open.
+    pub fn sockets(&self, node: usize) -> usize {
+        self.net.sockets(self.seats[node - 1].at)
+    }
+
     /// The wall clock of a node is so many milliseconds off from now on.
     pub fn set_clock(&mut self, node: usize, skew_ms: i64) {
-        self.tell(&format!("clock of {node}: {skew_ms} ms off"));
+        self.note(Some(node), &format!("clock: {skew_ms} ms off"));
         self.net.set_wall_skew_ms(self.seats[node - 1].at, skew_ms);
     }
 
@@ -351,6 +471,7 @@ impl World {
         let mut wake = end;
         let first = self.net.random() as usize % self.seats.len();
         let mut has_turned = false;
+        let mut ended = Vec::new();
         for at in 0..self.seats.len() {
             let number = (first + at) % self.seats.len();
             let seat = &mut self.seats[number];
@@ -362,11 +483,20 @@ impl World {
                 has_turned = true;
                 let goes_on = process.turn(None).unwrap();
                 let fatal = process.app().fatal();
-                assert!(goes_on && fatal.is_none(), "node {}: {fatal:?}", number + 1);
+                if !goes_on || fatal.is_some() {
+                    let text = format!("ends: {}", fatal.unwrap_or("of itself"));
+                    assert!(seat.may_fail, "node {} {text}", number + 1);
+                    ended.push((number + 1, text));
+                    continue;
+                }
             }
             wake = wake.min(process.next_wake().unwrap_or(end));
         }
-        self.talkers.poll(None, &mut Vec::new()).unwrap();
+        for (node, text) in ended {
+            self.note(Some(node), &text);
+            let chance = self.net.random();
+            self.end(node, Crash::Random(chance));
+        }
         if !has_turned || wake > now {
             self.net.advance(Some(wake));
         }
@@ -376,7 +506,16 @@ impl World {
     /// Takes what has come for the clients.
     fn listen(&mut self) {
         let mut piece = [0; 4096];
-        for (client, heard) in &mut self.heard {
+        self.ready.clear();
+        self.talkers.poll(None, &mut self.ready).unwrap();
+        for ready in &self.ready {
+            let Some(client) = self.tokens.get(&ready.token) else {
+                continue;
+            };
+            let Some(heard) = self.heard.get_mut(client) else {
+                continue;
+            };
+            self.has_news = true;
             while !heard.is_closed {
                 match self.talkers.read(client.0, &mut piece) {
                     Ok(0) => heard.is_closed = true,
@@ -386,6 +525,11 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Whether a client has heard something since this was last asked.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
     }
 
     /// Goes on until `is_so`; false if it is not within this time.
@@ -416,7 +560,9 @@ impl World {
     /// A client that is answered in lines.
     pub fn connect(&mut self, node: usize) -> Client {
         let address = SocketAddr::from(([127, 0, 0, 1], port(node)));
-        let client = Client(self.talkers.connect(address, 1).unwrap());
+        let token = self.tokens.last_key_value().map_or(1, |(last, _)| last + 1);
+        let client = Client(self.talkers.connect(address, token).unwrap());
+        self.tokens.insert(token, client);
         let heard = Heard {
             greetings: 1,
             ..Heard::default()
@@ -465,6 +611,13 @@ impl World {
         }
     }
 
+    /// Closes the connections by which [`ask`](Self::ask) asks.
+    pub fn hang_up(&mut self) {
+        for client in std::mem::take(&mut self.asking).into_values() {
+            self.close(client);
+        }
+    }
+
     /// Whether the connection of a client has ended.
     pub fn is_closed(&self, client: Client) -> bool {
         self.heard.get(&client).is_none_or(|heard| heard.is_closed)
@@ -473,6 +626,7 @@ impl World {
     pub fn close(&mut self, client: Client) {
         if self.heard.remove(&client).is_some() {
             self.talkers.close(client.0, true);
+            self.tokens.retain(|_, other| *other != client);
         }
     }
 
@@ -514,7 +668,7 @@ impl World {
             self.asking.remove(&node);
             self.close(client);
         }
-        self.tell(&format!("node {node} says {text} -> {answer}"));
+        self.note(Some(node), &format!("says {text} -> {answer}"));
         answer
     }
 

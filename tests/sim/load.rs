@@ -1,0 +1,421 @@
+//! What clients say, and what must be true of the answers.
+//!
+//! | what | what must be true |
+//! |---|---|
+//! | `SET GET INCR DEL MGET` of few keys | linearizable, each key by itself, and in each client's order |
+//! | `SET key value PX time`, read later | there until its time, and not a moment longer (where clocks agree) |
+//! | `MSET`, `MGET` of two keys of a shard | both are always equal |
+//! | `WATCH`, `GET`, `MULTI`, `SET` one more, `EXEC` | no two succeed with the same number |
+//!
+//! A client says some things at once, waits for all answers, and rests.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use fastrand::Rng;
+
+use super::history::{Call, Op, Told, judge};
+use super::world::{Client, World};
+
+const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+const PAIRS: [&str; 2] = ["p", "q"];
+/// How long a client waits for an answer before it goes away, in nanoseconds.
+const PATIENCE_NS: u64 = 4_000_000_000;
+/// How exact the time of an expiry is: a batch has one time, and is a while on its way.
+const EXPIRY_NS: u64 = 100_000_000;
+/// What values of keys with an expiry begin with; it must not be found on a disk that is sealed.
+pub const CANARY: &str = "canary-of-marline";
+
+/// What was asked.
+#[derive(Debug, Clone)]
+enum What {
+    Call(usize, Call),
+    Many(Vec<usize>),
+    Expiring(usize),
+    Expired(usize),
+    WritePair,
+    ReadPair,
+    /// The number that is to be counted up, when it was watched.
+    Watched,
+    /// An answer that has to be this.
+    Plain(&'static str),
+    Counted(i64),
+}
+
+/// Something that is not answered.
+struct Asked {
+    what: What,
+    at: u64,
+}
+
+#[derive(Default)]
+struct Talker {
+    conn: Option<Client>,
+    asked: VecDeque<Asked>,
+    rests_until: u64,
+}
+
+/// A key that is to expire.
+struct Expiring {
+    called_at: u64,
+    /// When it was acknowledged.
+    told_at: Option<u64>,
+    lives_ns: u64,
+}
+
+/// How many commands were answered how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub done: u64,
+    pub refused: u64,
+    pub unknown: u64,
+}
+
+/// See the module.
+pub struct Load {
+    rng: Rng,
+    rest_ms: u64,
+    clocks_agree: bool,
+    talkers: Vec<Talker>,
+    history: BTreeMap<usize, Vec<Op>>,
+    next_value: i64,
+    expiring: Vec<Expiring>,
+    counted: BTreeSet<i64>,
+    pub counts: Counts,
+}
+
+impl Load {
+    pub fn new(seed: u64, clients: usize, rest_ms: u64, clocks_agree: bool) -> Load {
+        Load {
+            rng: Rng::with_seed(!seed),
+            rest_ms,
+            clocks_agree,
+            talkers: (0..clients).map(|_| Talker::default()).collect(),
+            history: BTreeMap::new(),
+            next_value: 0,
+            expiring: Vec::new(),
+            counted: BTreeSet::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// When there is something to do next, unless somebody hears something before.
+    pub fn next_at(&self) -> u64 {
+        let next = |talker: &Talker| match talker.asked.front() {
+            Some(asked) => asked.at + PATIENCE_NS,
+            None => talker.rests_until,
+        };
+        self.talkers.iter().map(next).min().unwrap_or(u64::MAX)
+    }
+
+    /// What all clients do now.
+    pub fn go_on(&mut self, world: &mut World) {
+        for client in 0..self.talkers.len() {
+            self.hear(world, client);
+            let talker = &self.talkers[client];
+            if talker.asked.is_empty() && talker.rests_until <= world.net.now() {
+                self.talk(world, client);
+            }
+        }
+    }
+
+    /// Hears what is to be heard still; whether everybody has.
+    pub fn hear_all(&mut self, world: &mut World) -> bool {
+        (0..self.talkers.len()).for_each(|client| self.hear(world, client));
+        self.talkers.iter().all(|talker| talker.asked.is_empty())
+    }
+
+    /// All clients go away.
+    pub fn end(&mut self, world: &mut World) {
+        (0..self.talkers.len()).for_each(|client| self.lose(world, client));
+    }
+
+    fn talk(&mut self, world: &mut World, client: usize) {
+        let conn = match self.talkers[client].conn {
+            Some(conn) if !world.is_closed(conn) && self.rng.u8(..20) > 0 => conn,
+            before => {
+                before.into_iter().for_each(|conn| world.close(conn));
+                let node = self.rng.usize(world.all());
+                let conn = world.connect(node);
+                self.talkers[client].conn = Some(conn);
+                conn
+            }
+        };
+        let count = [1, 1, 1, 2, 5][self.rng.usize(..5)];
+        let mut watches = false;
+        for nth in 0..count {
+            // A nanosecond apart, for the order.
+            let at = world.net.now() + nth;
+            let asked = match self.something(world) {
+                // EXEC ends all watches of a client, so it has one at a time.
+                asked if asked.len() > 1 && std::mem::replace(&mut watches, true) => continue,
+                asked => asked,
+            };
+            for (text, what) in asked {
+                world.send(conn, &text);
+                self.talkers[client].asked.push_back(Asked { what, at });
+            }
+        }
+    }
+
+    fn something(&mut self, world: &World) -> Vec<(String, What)> {
+        let key = self.rng.usize(..KEYS.len());
+        let name = KEYS[key];
+        let (text, what) = match self.rng.u8(..20) {
+            0..=4 => {
+                self.next_value += 1_000;
+                let value = self.next_value;
+                (
+                    format!("SET {name} {value}"),
+                    What::Call(key, Call::Set(value)),
+                )
+            }
+            5..=9 => (format!("GET {name}"), What::Call(key, Call::Get)),
+            10..=12 => (format!("INCR {name}"), What::Call(key, Call::Incr)),
+            13 => (format!("DEL {name}"), What::Call(key, Call::Del)),
+            14 => (
+                "MGET a b c d".to_owned(),
+                What::Many((0..KEYS.len()).collect()),
+            ),
+            15 => {
+                let (number, ms) = (self.expiring.len(), self.rng.u64(200..4_000));
+                self.expiring.push(Expiring {
+                    called_at: world.net.now(),
+                    told_at: None,
+                    lives_ns: ms * 1_000_000,
+                });
+                let text = format!("SET e{number} {CANARY}-{number} PX {ms}");
+                (text, What::Expiring(number))
+            }
+            16 if !self.expiring.is_empty() => {
+                let latest = self.expiring.len().saturating_sub(6);
+                let number = self.rng.usize(latest..self.expiring.len());
+                (format!("GET e{number}"), What::Expired(number))
+            }
+            17 => {
+                let (pair, value) = (PAIRS[self.rng.usize(..2)], self.rng.u32(..));
+                let text = format!("MSET {{{pair}}}1 {value} {{{pair}}}2 {value}");
+                (text, What::WritePair)
+            }
+            18 => {
+                let pair = PAIRS[self.rng.usize(..2)];
+                (format!("MGET {{{pair}}}1 {{{pair}}}2"), What::ReadPair)
+            }
+            _ => {
+                return vec![
+                    ("WATCH w".to_owned(), What::Plain("OK")),
+                    ("GET w".to_owned(), What::Watched),
+                ];
+            }
+        };
+        vec![(text, what)]
+    }
+
+    /// Takes the answers of a client that have come.
+    fn hear(&mut self, world: &mut World, client: usize) {
+        let Some(conn) = self.talkers[client].conn else {
+            return;
+        };
+        while let Some(asked) = self.talkers[client].asked.pop_front() {
+            let Some(answer) = world.line(conn) else {
+                let is_late = asked.at + PATIENCE_NS <= world.net.now();
+                self.talkers[client].asked.push_front(asked);
+                if world.is_closed(conn) || is_late {
+                    self.lose(world, client);
+                }
+                return;
+            };
+            let now = world.net.now();
+            match &answer {
+                text if text.starts_with("-UNKNOWN") => self.counts.unknown += 1,
+                text if text.starts_with('-') => self.counts.refused += 1,
+                _ => self.counts.done += 1,
+            }
+            let next = self.answered(client, &asked, &answer, now);
+            for (text, what) in next {
+                world.send(conn, &text);
+                self.talkers[client]
+                    .asked
+                    .push_back(Asked { what, at: now });
+            }
+            let rest = self.rng.u64(..self.rest_ms * 1_000_000);
+            self.talkers[client].rests_until = now + rest;
+        }
+    }
+
+    /// Something was answered; what is to be said next.
+    fn answered(
+        &mut self,
+        client: usize,
+        asked: &Asked,
+        answer: &str,
+        now: u64,
+    ) -> Vec<(String, What)> {
+        let is_refused = is_refusal(answer);
+        let is_unknown = answer.starts_with("-UNKNOWN");
+        let fault = format!("{:?} was answered by {answer}", asked.what);
+        match &asked.what {
+            What::Call(key, call) => match told(*call, answer) {
+                Some(told) => self.note(client, *key, *call, asked.at, told, now),
+                None => assert!(is_refused, "{fault}"),
+            },
+            What::Many(keys) if !is_refused => {
+                let values = array(answer);
+                assert_eq!(values.len(), keys.len(), "{fault}");
+                for (&key, value) in keys.iter().zip(values) {
+                    let told = told(Call::Get, value).unwrap_or_else(|| panic!("{fault}"));
+                    // Its parts are read each at its time.
+                    self.note(usize::MAX, key, Call::Get, asked.at, told, now);
+                }
+            }
+            What::Expiring(number) if answer == "OK" => self.expiring[*number].told_at = Some(now),
+            What::Expired(number) if !is_refused => {
+                self.judge_expiry(*number, asked.at, answer, now)
+            }
+            What::ReadPair if !is_refused => {
+                let values = array(answer);
+                assert!(
+                    values.len() == 2 && values[0] == values[1],
+                    "{fault}: a pair is torn"
+                );
+            }
+            What::Watched if !is_refused => {
+                let value = if answer == "(nil)" {
+                    Ok(0)
+                } else {
+                    answer.parse::<i64>()
+                };
+                let next = value.unwrap_or_else(|_| panic!("{fault}")) + 1;
+                return vec![
+                    ("MULTI".to_owned(), What::Plain("OK")),
+                    (format!("SET w {next}"), What::Plain("QUEUED")),
+                    ("EXEC".to_owned(), What::Counted(next)),
+                ];
+            }
+            What::Counted(number) if answer == "*1 OK" => {
+                assert!(self.counted.insert(*number), "{number} was counted twice");
+            }
+            What::Counted(_) => {
+                let is_right = answer == "(nil)"
+                    || answer.starts_with("-EXECABORT")
+                    || is_refused
+                    || is_unknown;
+                assert!(is_right, "{fault}");
+            }
+            What::Plain(wanted) => assert!(answer == *wanted || is_refused, "{fault}"),
+            What::WritePair => assert!(answer == "OK" || is_refused || is_unknown, "{fault}"),
+            _ => assert!(is_refused || is_unknown, "{fault}"),
+        }
+        Vec::new()
+    }
+
+    fn judge_expiry(&self, number: usize, called_at: u64, answer: &str, now: u64) {
+        let key = &self.expiring[number];
+        let Some(told_at) = key.told_at.filter(|_| self.clocks_agree) else {
+            return;
+        };
+        let said = || {
+            let [set, told, lives, read, now] =
+                [key.called_at, told_at, key.lives_ns, called_at, now].map(|ns| ns as f64 / 1e9);
+            format!(
+                "e{number} was set at {set:.3} to {told:.3} s for {lives:.3} s, and read {answer} at {read:.3} to {now:.3} s"
+            )
+        };
+        let is_early = called_at > told_at && now + EXPIRY_NS < key.called_at + key.lives_ns;
+        let is_late = called_at > told_at + key.lives_ns + EXPIRY_NS;
+        let is_gone = answer == "(nil)";
+        assert!(!(is_gone && is_early || !is_gone && is_late), "{}", said());
+    }
+
+    /// A client goes away; what it asked and was not answered nobody knows.
+    fn lose(&mut self, world: &mut World, client: usize) {
+        while let Some(asked) = self.talkers[client].asked.pop_front() {
+            if let What::Call(key, call) = asked.what {
+                self.note(client, key, call, asked.at, Told::Unknown, u64::MAX);
+            }
+        }
+        if let Some(conn) = self.talkers[client].conn.take() {
+            world.close(conn);
+        }
+    }
+
+    fn note(
+        &mut self,
+        client: usize,
+        key: usize,
+        call: Call,
+        called_at: u64,
+        told: Told,
+        now: u64,
+    ) {
+        let told_at = if told == Told::Unknown { u64::MAX } else { now };
+        // Those of nobody are in no order.
+        let client = match client {
+            usize::MAX => 1_000 + self.history.values().map(Vec::len).sum::<usize>(),
+            client => client,
+        };
+        self.history.entry(key).or_default().push(Op {
+            client,
+            call,
+            told,
+            called_at,
+            told_at,
+        });
+    }
+
+    /// Reads everything in the end, and says what cannot have been so.
+    ///
+    /// # Errors
+    /// Something.
+    pub fn judge(&mut self, world: &mut World) -> Result<(), String> {
+        let members = world.members();
+        for (key, name) in KEYS.iter().enumerate() {
+            let called_at = world.net.now();
+            let answer = world.ask(members[key % members.len()], &format!("GET {name}"));
+            let told = told(Call::Get, &answer).ok_or_else(|| format!("GET {name}: {answer}"))?;
+            let now = world.net.now();
+            self.note(usize::MAX, key, Call::Get, called_at, told, now);
+        }
+        let last = world.ask(members[0], "GET w");
+        let counted = self.counted.last().copied().unwrap_or(0);
+        let last: i64 = if last == "(nil)" {
+            0
+        } else {
+            last.parse().map_err(|_| format!("GET w: {last}"))?
+        };
+        if last < counted {
+            return Err(format!("w is {last}, but was counted to {counted}"));
+        }
+        for pair in PAIRS {
+            let answer = world.ask(members[0], &format!("MGET {{{pair}}}1 {{{pair}}}2"));
+            let values = array(&answer);
+            if values.len() != 2 || values[0] != values[1] {
+                return Err(format!("the pair {pair} is torn in the end: {answer}"));
+            }
+        }
+        for (key, ops) in &self.history {
+            judge(ops).map_err(|why| format!("key {}: {why}", KEYS[*key]))?;
+        }
+        Ok(())
+    }
+}
+
+/// The elements of an array, as a line has them; none of ours has a blank.
+fn array(answer: &str) -> Vec<&str> {
+    answer.split(' ').skip(1).collect()
+}
+
+/// What an answer tells; `None`: that nothing was done.
+fn told(call: Call, answer: &str) -> Option<Told> {
+    match (call, answer) {
+        (_, "(nil)") => Some(Told::Nil),
+        (_, "OK") => Some(Told::Ok),
+        _ if answer.starts_with("-UNKNOWN") => Some(Told::Unknown),
+        _ => answer.parse().ok().map(Told::Number),
+    }
+}
+
+fn is_refusal(answer: &str) -> bool {
+    ["-CLUSTERDOWN", "-TRYAGAIN", "-LOADING", "-NOSPACE"]
+        .iter()
+        .any(|begin| answer.starts_with(begin))
+}

@@ -1,0 +1,143 @@
+//! The simulator: whole clusters of real node code with clients and faults, each decided by one seed.
+//!
+//! ```text
+//!   swarm    what a seed draws                     world    nodes, their disks, their network, clients
+//!   load     what clients say, and must hear       history  could it have been so?
+//!   nemesis  what fails when                       watch    what is always true of the replicas
+//!   run      all of it, from founding to judgement
+//!   timeline, shrink                               what is told of a failure
+//!   campaign many seeds at once
+//! ```
+//!
+//! `scripts/sim --help` says how it is used. It is a program of its own and not one test among others, so that it can be
+//! built for speed and say how it gets on.
+
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the campaign around the simulations has threads and tells the time"
+)]
+
+mod campaign;
+#[expect(dead_code, reason = "its own tests are run elsewhere")]
+mod history;
+mod load;
+mod nemesis;
+mod run;
+mod shrink;
+mod swarm;
+mod timeline;
+mod watch;
+#[expect(dead_code, reason = "a part of it is for scenarios")]
+mod world;
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::process::exit;
+
+use campaign::Seeds;
+use run::{Orders, report};
+
+const BRIEF: &str = "\
+Usage: scripts/sim [options]
+
+Runs clusters of three nodes and more in one process, in simulated time, with faults, and judges what clients were
+told. Without an option: seeds 1..100.";
+
+const NOTES: &str = "
+Exit codes: 0 nothing was wrong · 1 something was; the command that repeats it is printed · 2 usage.
+";
+
+/// Prints what the nodes log, if `CLUSTER_LOG` says so.
+fn log_if_asked() {
+    if std::env::var_os("CLUSTER_LOG").is_some() {
+        let mut builder = env_logger::builder();
+        let _ = builder.filter_level(log::LevelFilter::Debug).try_init();
+    }
+}
+
+fn main() {
+    let grammar = grammar();
+    let wrong = |text: &str| -> ! {
+        eprintln!("sim: {text}; try scripts/sim --help");
+        exit(2);
+    };
+    let matches = grammar
+        .parse(std::env::args().skip(1))
+        .unwrap_or_else(|fault| wrong(&fault.to_string()));
+    if matches.opt_present("help") {
+        print!("{}{NOTES}", grammar.usage(BRIEF));
+        return;
+    }
+    let number = |name: &str| -> Option<u64> {
+        let text = matches.opt_str(name)?;
+        let number = text
+            .parse()
+            .unwrap_or_else(|_| wrong(&format!("--{name}: '{text}' is no number")));
+        Some(number)
+    };
+    let mut orders = Orders::new(0);
+    orders.clients = number("clients").map(|clients| clients as usize);
+    orders.seconds = number("seconds").unwrap_or(orders.seconds);
+    if let Some(text) = matches.opt_str("without") {
+        let numbers: Result<BTreeSet<usize>, _> = text.split(',').map(str::parse).collect();
+        orders.without =
+            numbers.unwrap_or_else(|_| wrong("--without takes numbers, with commas between"));
+    }
+    run::quiet();
+    if let Some(seed) = number("seed") {
+        orders.seed = seed;
+        exit(campaign::one(&orders, matches.opt_present("shrink")));
+    }
+    let seeds = match (matches.opt_str("seeds"), number("minutes")) {
+        (Some(_), Some(_)) => wrong("--seeds and --minutes exclude each other"),
+        (None, Some(minutes)) => Seeds::Fresh { minutes },
+        (None, None) => Seeds::All(1..=100),
+        (Some(text), None) => Seeds::All(
+            range(&text).unwrap_or_else(|| wrong("--seeds takes A..B, both of them seeds")),
+        ),
+    };
+    let jobs = number("jobs").map(|jobs| jobs.max(1) as usize);
+    exit(campaign::many(&seeds, &orders, jobs));
+}
+
+fn grammar() -> getopts::Options {
+    let mut grammar = getopts::Options::new();
+    grammar
+        .optopt(
+            "",
+            "seed",
+            "this one, twice, to see that both runs are the same",
+            "SEED",
+        )
+        .optflag("", "shrink", "with --seed: make it smaller when it fails")
+        .optopt("", "seeds", "all from A to B", "A..B")
+        .optopt("", "minutes", "fresh ones, for so long", "N")
+        .optopt(
+            "",
+            "jobs",
+            "so many at once (default: one for each core)",
+            "N",
+        )
+        .optopt(
+            "",
+            "seconds",
+            "how long the clients go on, in simulated seconds",
+            "N",
+        )
+        .optopt("", "clients", "how many clients", "N")
+        .optopt(
+            "",
+            "without",
+            "leave out these faults, by number",
+            "N,N,...",
+        )
+        .optflag("", "help", "print this text");
+    grammar
+}
+
+fn range(text: &str) -> Option<RangeInclusive<u64>> {
+    let (first, last) = text.split_once("..")?;
+    let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then_some(first..=last)
+}

@@ -1,0 +1,420 @@
+//! What fails when. Each fault is drawn from the seed and its own number, so that one can be left out and the others
+//! stay as they are.
+//!
+//! The budget: what was acknowledged must be left on a node that can come back. A node loses its disk only when all
+//! others have what was on it; a machine whose disk failed loses what it had not synced, and comes back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use fastrand::Rng;
+use marline::disk::sim::Fault;
+
+use super::swarm::Swarm;
+use super::world::{Client, World};
+
+/// How long what was ordered may take to be answered, in nanoseconds.
+const ORDER_NS: u64 = 10_000_000_000;
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A machine loses its power.
+    Kill,
+    /// It does in the middle of a call of its disk.
+    KillInCall,
+    /// A process dies; what it wrote is there.
+    EndProcess,
+    /// All machines lose their power.
+    PowerOff,
+    /// A process stands still.
+    Pause,
+    /// A disk is slow.
+    SlowDisk,
+    /// A call of a disk fails.
+    DiskError,
+    /// All calls do from then on.
+    DiskBroken,
+    /// A disk is full.
+    DiskFull,
+    /// A wall clock is set.
+    Clock,
+    /// Links of a node are slow and lossy.
+    SlowLinks,
+    /// Links of a node are cut one way or both.
+    Cut,
+    /// They are cut and mended again and again.
+    Flap,
+    /// The nodes are cut into two camps.
+    Split,
+    /// A machine is given an empty disk.
+    Wipe,
+    /// A node joins.
+    Join,
+    /// A node is to leave.
+    Leave,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 17] = [
+        Kind::Kill,
+        Kind::KillInCall,
+        Kind::EndProcess,
+        Kind::PowerOff,
+        Kind::Pause,
+        Kind::SlowDisk,
+        Kind::DiskError,
+        Kind::DiskBroken,
+        Kind::DiskFull,
+        Kind::Clock,
+        Kind::SlowLinks,
+        Kind::Cut,
+        Kind::Flap,
+        Kind::Split,
+        Kind::Wipe,
+        Kind::Join,
+        Kind::Leave,
+    ];
+
+    /// Whether it needs nodes that come and go.
+    pub fn is_of_membership(self) -> bool {
+        matches!(self, Kind::Wipe | Kind::Join | Kind::Leave)
+    }
+}
+
+/// A fault that will end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Links,
+    Paused(usize),
+    Down(usize),
+    SlowDisk(usize),
+    Disk(usize),
+    Full(usize),
+    /// Links of a node are cut or mended so often more.
+    Flapping(usize, u32),
+}
+
+/// See the module.
+pub struct Nemesis {
+    seed: u64,
+    weights: Vec<(Kind, u32)>,
+    gap_ms: (u64, u64),
+    lasting_ms: u64,
+    /// Faults so far, counted, those left out among them.
+    count: usize,
+    without: BTreeSet<usize>,
+    next: (u64, Rng),
+    troubles: Vec<(u64, Trouble)>,
+    /// Clients that have ordered something, and when.
+    orders: Vec<(Client, u64)>,
+    /// What happened how often.
+    pub fired: BTreeMap<Kind, u64>,
+}
+
+impl Nemesis {
+    pub fn new(swarm: &Swarm, without: &BTreeSet<usize>, now: u64) -> Nemesis {
+        let mut nemesis = Nemesis {
+            seed: swarm.plan.seed,
+            weights: swarm.weights.clone(),
+            gap_ms: swarm.gap_ms,
+            lasting_ms: swarm.lasting_ms,
+            count: 0,
+            without: without.clone(),
+            next: (0, Rng::with_seed(0)),
+            troubles: Vec::new(),
+            orders: Vec::new(),
+            fired: BTreeMap::new(),
+        };
+        nemesis.next = nemesis.draw(now);
+        nemesis
+    }
+
+    fn draw(&self, now: u64) -> (u64, Rng) {
+        let number = self.count as u64 + 1;
+        let mut rng = Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ number);
+        let (least, most) = self.gap_ms;
+        (now + rng.u64(least..most) * 1_000_000, rng)
+    }
+
+    /// How many faults were drawn.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// When there is something to do next.
+    pub fn next_at(&self) -> u64 {
+        let ends = self.troubles.iter().map(|(until, _)| *until);
+        ends.chain([self.next.0]).min().unwrap_or(u64::MAX)
+    }
+
+    /// Lets faults end and begin whose time has come.
+    pub fn go_on(&mut self, world: &mut World) {
+        let now = world.net.now();
+        self.end(world, |until| until <= now);
+        if now < self.next.0 {
+            return;
+        }
+        let mut rng = self.next.1.clone();
+        self.count += 1;
+        let is_left_out = self.without.contains(&self.count);
+        self.next = self.draw(now);
+        if !is_left_out {
+            self.begin(world, &mut rng);
+        }
+    }
+
+    /// Ends all faults.
+    pub fn end_all(&mut self, world: &mut World) {
+        self.end(world, |_| true);
+        for (client, _) in std::mem::take(&mut self.orders) {
+            world.close(client);
+        }
+    }
+
+    fn begin(&mut self, world: &mut World, rng: &mut Rng) {
+        let total: u32 = self.weights.iter().map(|(_, weight)| weight).sum();
+        let mut chosen = rng.u32(..total);
+        let kind = self.weights.iter().find(|(_, weight)| {
+            let is_it = chosen < *weight;
+            chosen = chosen.saturating_sub(*weight);
+            is_it
+        });
+        let Some(&(kind, _)) = kind else { return };
+        let now = world.net.now();
+        let node = rng.usize(world.all());
+        let until = now + rng.u64(20..self.lasting_ms) * 1_000_000;
+        world.tell(&format!("fault {}: {kind:?}", self.count));
+        if let Some(trouble) = self.happen(world, rng, kind, node) {
+            *self.fired.entry(kind).or_default() += 1;
+            self.troubles
+                .extend(trouble.into_iter().map(|it| (until, it)));
+        }
+    }
+
+    /// Lets a fault happen; what of it will end. `None`: there was nothing to break.
+    fn happen(
+        &mut self,
+        world: &mut World,
+        rng: &mut Rng,
+        kind: Kind,
+        node: usize,
+    ) -> Option<Vec<Trouble>> {
+        let is_well = world.is_up(node) && !world.is_paused(node);
+        let trouble = match kind {
+            Kind::Kill
+            | Kind::EndProcess
+            | Kind::Pause
+            | Kind::KillInCall
+            | Kind::DiskError
+            | Kind::DiskBroken
+            | Kind::DiskFull
+                if !is_well =>
+            {
+                return None;
+            }
+            Kind::Kill => {
+                world.kill(node);
+                Trouble::Down(node)
+            }
+            Kind::KillInCall => {
+                world.kill_in_call(node, rng.u64(..12));
+                Trouble::Disk(node)
+            }
+            Kind::EndProcess => {
+                world.kill_process(node);
+                Trouble::Down(node)
+            }
+            Kind::PowerOff => return Some(power_off(world)),
+            Kind::Pause => {
+                world.pause(node);
+                Trouble::Paused(node)
+            }
+            Kind::SlowDisk => {
+                let most = Duration::from_millis(rng.u64(20..400));
+                world.slow_disk(node, Some(most));
+                Trouble::SlowDisk(node)
+            }
+            Kind::DiskError | Kind::DiskBroken => {
+                world.fail_disk(node, rng.u64(..12), Fault::Eio, kind == Kind::DiskBroken);
+                Trouble::Disk(node)
+            }
+            Kind::DiskFull => {
+                world.limit_disk(node, Some(rng.u64(..20_000)));
+                Trouble::Full(node)
+            }
+            Kind::Clock => {
+                world.set_clock(node, rng.i64(-10_000_000..10_000_000));
+                return Some(Vec::new());
+            }
+            Kind::SlowLinks => {
+                let most = Duration::from_millis(rng.u64(1..150));
+                let loss = rng.u8(..30);
+                for (from, to) in pairs(world, node) {
+                    world.slow(from, to, most, loss);
+                }
+                Trouble::Links
+            }
+            Kind::Cut => {
+                cut(world, node, rng.u8(1..4));
+                Trouble::Links
+            }
+            Kind::Flap => {
+                cut(world, node, rng.u8(1..4));
+                let at = world.net.now() + rng.u64(20..300) * 1_000_000;
+                self.troubles
+                    .push((at, Trouble::Flapping(node, rng.u32(3..12))));
+                return Some(Vec::new());
+            }
+            Kind::Split => {
+                let side = |_| rng.bool();
+                let sides: Vec<bool> = world.all().map(side).collect();
+                for (from, to) in world
+                    .all()
+                    .flat_map(|node| pairs(world, node))
+                    .collect::<Vec<_>>()
+                {
+                    if sides[from - 1] != sides[to - 1] {
+                        world.cut(from, to);
+                    }
+                }
+                Trouble::Links
+            }
+            Kind::Wipe => {
+                wipe(world, rng)?;
+                return Some(Vec::new());
+            }
+            Kind::Join => {
+                let node = rng.choice(self.strangers(world))?;
+                world.wipe(node);
+                world.let_join(node);
+                world.start(node);
+                return Some(Vec::new());
+            }
+            Kind::Leave => {
+                self.leave(world, rng)?;
+                return Some(Vec::new());
+            }
+        };
+        Some(vec![trouble])
+    }
+
+    /// Nodes that are no members, and that nobody is about to start.
+    fn strangers(&self, world: &World) -> Vec<usize> {
+        let members = world.members();
+        let is_down = |node: usize| {
+            let mut troubles = self.troubles.iter().map(|(_, trouble)| *trouble);
+            troubles.any(|it| it == Trouble::Down(node) || it == Trouble::Disk(node))
+        };
+        let is_stranger = |node: &usize| !members.contains(node) && !is_down(*node);
+        world.all().filter(is_stranger).collect()
+    }
+
+    fn leave(&mut self, world: &mut World, rng: &mut Rng) -> Option<()> {
+        let now = world.net.now();
+        self.orders.retain(|&(client, since)| {
+            let is_over =
+                world.line(client).is_some() || world.is_closed(client) || now > since + ORDER_NS;
+            if is_over {
+                world.close(client);
+            }
+            !is_over
+        });
+        let map = world.map()?;
+        let staying = map.staying();
+        let node = rng.choice(world.members())?;
+        let number = rng.choice(&staying).filter(|_| staying.len() > 3)?;
+        let text = format!("CLUSTER FORGET {number}");
+        world.note(Some(node), &text);
+        let client = world.connect(node);
+        world.send(client, &text);
+        self.orders.push((client, now));
+        Some(())
+    }
+
+    fn end(&mut self, world: &mut World, is_over: impl Fn(u64) -> bool) {
+        let all = std::mem::take(&mut self.troubles);
+        let (over, others) = all.into_iter().partition(|&(until, _)| is_over(until));
+        self.troubles = others;
+        let over: Vec<(u64, Trouble)> = over;
+        let is_last = is_over(u64::MAX);
+        for (_, trouble) in over {
+            match trouble {
+                Trouble::Links => world.heal(),
+                Trouble::Paused(node) if world.is_paused(node) => world.wake(node),
+                Trouble::SlowDisk(node) => world.slow_disk(node, None),
+                Trouble::Full(node) => world.limit_disk(node, None),
+                Trouble::Disk(node) => {
+                    world.heal_disk(node);
+                    start(world, node);
+                }
+                Trouble::Down(node) => start(world, node),
+                Trouble::Flapping(_, 0) => world.heal(),
+                Trouble::Flapping(..) if is_last => world.heal(),
+                Trouble::Flapping(node, left) => {
+                    match left % 2 {
+                        0 => cut(world, node, 3),
+                        _ => world.heal(),
+                    }
+                    let at = world.net.now() + 20_000_000 * (1 + u64::from(left));
+                    self.troubles.push((at, Trouble::Flapping(node, left - 1)));
+                }
+                Trouble::Paused(_) => {}
+            }
+        }
+        if is_last {
+            world.heal();
+            world
+                .all()
+                .filter(|&node| !world.is_up(node))
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|node| {
+                    // One that its disk ended in the last moment, or that has left.
+                    start(world, node);
+                });
+        }
+    }
+}
+
+fn start(world: &mut World, node: usize) {
+    if !world.is_up(node) && world.has_lived(node) {
+        world.start(node);
+    }
+}
+
+/// The links of a node, both ways.
+fn pairs(world: &World, node: usize) -> Vec<(usize, usize)> {
+    let others = world.all().filter(|&other| other != node);
+    let both = others.flat_map(|other| [(node, other), (other, node)]);
+    both.collect()
+}
+
+/// Cuts the links of a node; a bit for each way.
+fn cut(world: &mut World, node: usize, ways: u8) {
+    for (from, to) in pairs(world, node) {
+        if ways & (1 << u8::from(from == node)) != 0 {
+            world.cut(from, to);
+        }
+    }
+}
+
+fn power_off(world: &mut World) -> Vec<Trouble> {
+    let up: Vec<usize> = world.all().filter(|&node| world.is_up(node)).collect();
+    for &node in &up {
+        world.kill(node);
+    }
+    up.into_iter().map(Trouble::Down).collect()
+}
+
+/// A node loses its disk, if all the others have what was on it.
+fn wipe(world: &mut World, rng: &mut Rng) -> Option<()> {
+    let members = world.members();
+    let map = world.map()?;
+    let is_whole =
+        members.len() >= 3 && map.nodes.len() == members.len() && world.misplaced().is_none();
+    let node = rng.choice(members).filter(|_| is_whole)?;
+    world.wipe(node);
+    world.start(node);
+    Some(())
+}

@@ -1,0 +1,221 @@
+//! One seed, from the founding to the judgement.
+//!
+//! ```text
+//!   founding ─▶ safety: clients ask, things fail ─▶ liveness: a majority is healed, and must answer soon
+//!            ─▶ everything is healed ─▶ replicas are alike, nothing is leaked, all answers could have been so
+//! ```
+//!
+//! Whoever fails panics; the panic is caught here, with what was done in the world until then.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{self, AssertUnwindSafe};
+use std::time::Duration;
+
+use super::load::{CANARY, Counts, Load};
+use super::nemesis::{Kind, Nemesis};
+use super::swarm::{SECONDS, Swarm};
+use super::timeline;
+use super::watch::Watch;
+use super::world::World;
+
+/// How long everything may take to come to its place in the end.
+const SETTLING: Duration = Duration::from_secs(240);
+/// How long clients may wait for the last answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// Two of the longest election timeouts (10 ticks, and 10 for the rank), and the one in which whoever has just started
+/// votes for nobody.
+const LIVENESS: Duration = Duration::from_secs(5);
+/// A run in which clients were answered less has tested nothing.
+const ANSWERED_MIN: u64 = 50;
+
+/// What is to be run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orders {
+    pub seed: u64,
+    /// Faults that are left out, by number.
+    pub without: BTreeSet<usize>,
+    /// How many clients there are, if it is not what the seed draws.
+    pub clients: Option<usize>,
+    /// How long they go on.
+    pub seconds: u64,
+}
+
+impl Orders {
+    pub fn new(seed: u64) -> Orders {
+        Orders {
+            seed,
+            without: BTreeSet::new(),
+            clients: None,
+            seconds: SECONDS,
+        }
+    }
+
+    /// The command that runs it.
+    pub fn command(&self) -> String {
+        let mut text = format!("scripts/sim --seed {}", self.seed);
+        if let Some(clients) = self.clients {
+            text.push_str(&format!(" --clients {clients}"));
+        }
+        if self.seconds != SECONDS {
+            text.push_str(&format!(" --seconds {}", self.seconds));
+        }
+        if !self.without.is_empty() {
+            let numbers: Vec<String> = self.without.iter().map(usize::to_string).collect();
+            text.push_str(&format!(" --without {}", numbers.join(",")));
+        }
+        text
+    }
+}
+
+/// What a run came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// A hash of everything that was delivered, and when.
+    pub trace: u64,
+    pub simulated_ns: u64,
+    pub counts: Counts,
+    /// How many faults were drawn, and which happened how often.
+    pub faults: usize,
+    pub fired: BTreeMap<Kind, u64>,
+}
+
+/// Why a run failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub why: String,
+    /// What was done until then, drawn.
+    pub timeline: String,
+    /// How many faults were drawn until then.
+    pub faults: usize,
+    /// When, in simulated seconds.
+    pub seconds: u64,
+}
+
+thread_local! {
+    static DRAWN: RefCell<Option<(String, u64)>> = const { RefCell::new(None) };
+    static WHY: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Called of a world in which somebody panics.
+pub fn report(world: &World) {
+    let seconds = world.net.now() / 1_000_000_000;
+    DRAWN.set(Some((timeline::draw(world), seconds)));
+}
+
+/// Lets panics say nothing: they are told as failures of their seed.
+pub fn quiet() {
+    panic::set_hook(Box::new(|info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        let said = info.payload_as_str().unwrap_or("a panic");
+        WHY.set(Some(format!("{said}\n  at {place}")));
+    }));
+}
+
+/// Runs what is ordered.
+///
+/// # Errors
+/// Something was not as it must be.
+pub fn run(orders: &Orders) -> Result<Outcome, Box<Failure>> {
+    let mut faults = 0;
+    let ran = panic::catch_unwind(AssertUnwindSafe(|| play(orders, &mut faults)));
+    ran.map_err(|_| {
+        let (timeline, seconds) = DRAWN.take().unwrap_or_default();
+        let why = WHY.take().unwrap_or_default();
+        Box::new(Failure {
+            why,
+            timeline,
+            faults,
+            seconds,
+        })
+    })
+}
+
+fn play(orders: &Orders, faults: &mut usize) -> Outcome {
+    let swarm = Swarm::draw(orders.seed);
+    let clients = orders.clients.unwrap_or(swarm.clients);
+    let mut world = World::founded(swarm.plan);
+    let began = world.net.now();
+    let mut load = Load::new(orders.seed, clients, swarm.rest_ms, swarm.clocks_agree());
+    let mut nemesis = Nemesis::new(&swarm, &orders.without, began);
+    let mut watch = Watch::default();
+    let end = began + orders.seconds * 1_000_000_000;
+    while world.net.now() < end {
+        nemesis.go_on(&mut world);
+        *faults = nemesis.count();
+        load.go_on(&mut world);
+        watch.look(&mut world);
+        let next = end
+            .min(nemesis.next_at())
+            .min(load.next_at())
+            .min(watch.next_at());
+        let time = next.saturating_sub(world.net.now()).max(1);
+        world.within(Duration::from_nanos(time), World::take_news);
+    }
+    world.tell("everything is healed");
+    nemesis.end_all(&mut world);
+    if !swarm.comes_and_goes {
+        demand_answers(&mut world);
+    }
+    world.within(LAST_ANSWERS, |world| load.hear_all(world));
+    load.end(&mut world);
+    watch.look(&mut world);
+    world.settle_within(SETTLING);
+    world.agree();
+    watch.look(&mut world);
+    if let Err(why) = load.judge(&mut world) {
+        panic!("{why}");
+    }
+    demand_clean(&mut world);
+    let counts = load.counts;
+    let answered = counts.done + counts.refused + counts.unknown;
+    assert!(
+        orders.seconds < SECONDS || counts.done >= ANSWERED_MIN && nemesis.count() > 0,
+        "nothing was tested: {answered} answers, {counts:?}"
+    );
+    Outcome {
+        trace: world.net.trace(),
+        simulated_ns: world.net.now(),
+        counts,
+        faults: nemesis.count(),
+        fired: nemesis.fired.clone(),
+    }
+}
+
+/// Two election timeouts after everything was healed, every node answers for every shard.
+fn demand_answers(world: &mut World) {
+    let end = world.net.now() + LIVENESS.as_nanos() as u64;
+    for node in world.members() {
+        for key in ["live-a", "live-b", "live-c", "live-d"] {
+            let answer = world.ask(node, &format!("SET {key} {node}"));
+            assert!(
+                answer == "OK" && world.net.now() <= end,
+                "SET {key} through node {node}, healed: {answer}"
+            );
+        }
+    }
+}
+
+/// Nothing is leaked: neither sockets nor, where files are sealed, what is in them.
+fn demand_clean(world: &mut World) {
+    world.hang_up();
+    world.pass(Duration::from_secs(2));
+    let nodes = world.all().count();
+    for node in world.members() {
+        let sockets = world.sockets(node);
+        // A listener, a link to each node and one from each, the one to itself among both.
+        assert!(
+            sockets <= 1 + 2 * nodes,
+            "node {node} has {sockets} sockets open"
+        );
+        if !world.plan().is_sealed {
+            continue;
+        }
+        for (name, bytes) in world.files(node) {
+            let is_plain = bytes
+                .windows(CANARY.len())
+                .any(|window| window == CANARY.as_bytes());
+            assert!(!is_plain, "node {node}: {name} holds what it should seal");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What a seed draws: its cluster, its clients, and which faults there are how often. No two seeds have the same mix, so
+//! that what one kind of fault hides another run shows ("Swarm Testing", Groce and others, ISSTA 2012).
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use marline::reactor::sim::Faults;
+
+use super::nemesis::Kind;
+use super::world::Plan;
+
+/// How long the clients go on while faults happen, in simulated seconds.
+pub const SECONDS: u64 = 60;
+
+/// See the module.
+pub struct Swarm {
+    pub plan: Plan,
+    pub clients: usize,
+    /// How long a client rests between two askings, at most, in milliseconds.
+    pub rest_ms: u64,
+    /// How often each kind of fault happens, beside the others.
+    pub weights: Vec<(Kind, u32)>,
+    /// Between two faults, in milliseconds.
+    pub gap_ms: (u64, u64),
+    /// How long a fault lasts at most, in milliseconds.
+    pub lasting_ms: u64,
+    /// Whether nodes come and go.
+    pub comes_and_goes: bool,
+}
+
+impl Swarm {
+    pub fn draw(seed: u64) -> Swarm {
+        let mut rng = Rng::with_seed(seed);
+        let faults = Faults {
+            delay_max_ns: [100_000, 2_000_000, 20_000_000][rng.usize(..3)],
+            job_delay_max_ns: [500_000, 5_000_000][rng.usize(..2)],
+            segment_max_bytes: [1, 64, 16 << 10, 16 << 10][rng.usize(..4)],
+            short_write_percent: [0, 20][rng.usize(..2)],
+            ..Faults::calm()
+        };
+        let comes_and_goes = rng.u8(..4) == 0;
+        let plan = Plan {
+            faults,
+            snapshot_interval: [None, Some(Duration::from_secs(2))][rng.usize(..2)],
+            joiners: if comes_and_goes { 2 } else { 0 },
+            shards: if comes_and_goes { 4 } else { 2 },
+            is_sealed: rng.bool(),
+            segment_bytes: [64 << 10, 1 << 20][rng.usize(..2)],
+            ..Plan::new(seed)
+        };
+        let mut weights: Vec<(Kind, u32)> = Vec::new();
+        for kind in Kind::ALL {
+            let may_be = comes_and_goes || !kind.is_of_membership();
+            if may_be && rng.bool() {
+                weights.push((kind, rng.u32(1..=4)));
+            }
+        }
+        if weights.is_empty() {
+            weights.push((Kind::Kill, 1));
+        }
+        Swarm {
+            plan,
+            clients: rng.usize(3..=6),
+            rest_ms: [100, 400][rng.usize(..2)],
+            weights,
+            gap_ms: [(200, 2_500), (1_000, 8_000)][rng.usize(..2)],
+            lasting_ms: [600, 3_000, 8_000][rng.usize(..3)],
+            comes_and_goes,
+        }
+    }
+
+    /// Whether the wall clocks of all nodes agree.
+    pub fn clocks_agree(&self) -> bool {
+        self.weights.iter().all(|(kind, _)| *kind != Kind::Clock)
+    }
+}
