@@ -11,7 +11,7 @@
 //! is left out: had it been done nevertheless, values would be seen that nobody wrote. So values are unique, and a
 //! thousand apart for INCR.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 /// What a client asks of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,76 +64,139 @@ impl Call {
     }
 }
 
+/// Answered operations behind the first that is not done, among which it is looked for one whose answer is impossible.
+const WINDOW: usize = 256;
+
+/// What is known of a key: the operations that were answered, and those that were not, each by the time of their call.
+struct Case {
+    told: Vec<Op>,
+    unknown: Vec<Op>,
+    /// Which operation wrote a value; values are a thousand apart.
+    written: BTreeMap<i64, Writer>,
+}
+
+#[derive(Clone, Copy)]
+enum Writer {
+    Told(usize),
+    Unknown(usize),
+}
+
+/// A set of numbers, nearly all of those below `base` being in it.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+struct Done {
+    /// All below are in it.
+    base: usize,
+    /// A bit for each from there on, 64 at a time.
+    words: VecDeque<u64>,
+}
+
+impl Done {
+    fn has(&self, at: usize) -> bool {
+        let Some(ahead) = at.checked_sub(self.base) else {
+            return true;
+        };
+        let word = self.words.get(ahead / 64).copied().unwrap_or(0);
+        word >> (ahead % 64) & 1 == 1
+    }
+
+    fn add(&mut self, at: usize) {
+        let ahead = at - self.base;
+        if self.words.len() <= ahead / 64 {
+            self.words.resize(ahead / 64 + 1, 0);
+        }
+        self.words[ahead / 64] |= 1 << (ahead % 64);
+        while self.words.front() == Some(&u64::MAX) {
+            self.words.pop_front();
+            self.base += 64;
+        }
+    }
+}
+
 /// A state of the search: which operations are done, what the key holds.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct State {
-    done: Vec<u64>,
+    told: Done,
+    unknown: Done,
     held: Option<i64>,
+    /// How many of those with answers are done.
+    count: usize,
+}
+
+/// What may be done next: an operation with an answer, behind some without.
+struct Step {
+    unknown: Vec<usize>,
+    told: usize,
 }
 
 impl State {
-    fn is_done(&self, at: usize) -> bool {
-        self.done[at / 64] >> (at % 64) & 1 == 1
-    }
-
-    /// The operations that may be next: called before any that is left was answered. First those with answers.
-    fn next(&self, ops: &[Op]) -> (Vec<usize>, Vec<usize>) {
-        let left = || (0..ops.len()).filter(|&at| !self.is_done(at));
-        let first_told = left().map(|at| ops[at].told_at).min().unwrap_or(u64::MAX);
-        let is_behind = |at: usize| {
-            let before = |&other: &usize| ops[other].client == ops[at].client;
-            let mut before = left().take_while(|&other| other < at).filter(before);
-            before.any(|other| ops[other].told != Told::Unknown)
-        };
-        let may_be = |&at: &usize| ops[at].called_at <= first_told;
-        left()
-            .take_while(may_be)
-            .filter(|&at| ops[at].told == Told::Unknown || !is_behind(at))
-            .partition(|&at| ops[at].told != Told::Unknown)
-    }
-
-    /// What may be done next: an operation with an answer, behind as many of those without one as make it right. They
-    /// may be done at any time, so nothing is gained by doing them before they are needed; nor by another before a
-    /// read that is right now.
-    fn steps(&self, ops: &[Op]) -> Vec<Vec<usize>> {
-        let (answered, unknown) = self.next(ops);
-        let is_right = |at: usize| ops[at].call.apply(ops[at].told, self.held).is_some();
-        let reads = |&&at: &&usize| ops[at].call == Call::Get && is_right(at);
-        if let Some(&read) = answered.iter().find(reads) {
-            return vec![vec![read]];
+    /// The operations with answers that may be next: called before any that is left was answered, and the first of
+    /// their clients; and the time before which.
+    fn next(&self, case: &Case) -> (Vec<usize>, u64) {
+        let (mut first_told, mut next) = (u64::MAX, Vec::new());
+        let left = (self.told.base..case.told.len()).filter(|&at| !self.told.has(at));
+        for at in left {
+            let op = &case.told[at];
+            if op.called_at > first_told {
+                break;
+            }
+            first_told = first_told.min(op.told_at);
+            let is_of_client = |&before: &usize| case.told[before].client == op.client;
+            if !next.iter().any(is_of_client) {
+                next.push(at);
+            }
         }
+        next.retain(|&at| case.told[at].called_at <= first_told);
+        (next, first_told)
+    }
+
+    /// What may be done next. Those without answers may be done at any time, so nothing is gained by doing them before
+    /// they are needed; nor by another before a read that is right now.
+    fn steps(&self, case: &Case) -> Vec<Step> {
+        let (next, first_told) = self.next(case);
+        let is_right = |at: usize| {
+            let op = &case.told[at];
+            op.call.apply(op.told, self.held).is_some()
+        };
+        let at_once = |told| Step {
+            unknown: Vec::new(),
+            told,
+        };
+        let is_read = |&&at: &&usize| case.told[at].call == Call::Get && is_right(at);
+        if let Some(&read) = next.iter().find(is_read) {
+            return vec![at_once(read)];
+        }
+        let may_be = |&at: &usize| case.unknown[at].called_at <= first_told;
+        let unknown = (self.unknown.base..case.unknown.len()).take_while(may_be);
+        let unknown: Vec<usize> = unknown.filter(|&at| !self.unknown.has(at)).collect();
         let mut steps = Vec::new();
-        for at in answered {
-            match is_right(at) {
-                true => steps.push(vec![at]),
-                false => steps.extend(self.ways(&ops[at], ops, &unknown).into_iter().map(
-                    |mut way| {
-                        way.push(at);
-                        way
-                    },
-                )),
+        for told in next {
+            match is_right(told) {
+                true => steps.push(at_once(told)),
+                false => {
+                    let ways = self.ways(&case.told[told], case, &unknown);
+                    steps.extend(ways.into_iter().map(|unknown| Step { unknown, told }));
+                }
             }
         }
         steps
     }
 
     /// Operations without answers that make the answer of `op` right.
-    fn ways(&self, op: &Op, ops: &[Op], unknown: &[usize]) -> Vec<Vec<usize>> {
+    fn ways(&self, op: &Op, case: &Case, unknown: &[usize]) -> Vec<Vec<usize>> {
         let of = |call: Call| {
+            let all = unknown.iter().copied();
+            all.filter(move |&at| case.unknown[at].call == call)
+        };
+        let sets = || {
             unknown
                 .iter()
-                .copied()
-                .filter(move |&at| ops[at].call == call)
+                .filter(|&&at| matches!(case.unknown[at].call, Call::Set(_)))
         };
-        let sets = unknown.iter().filter_map(|&at| match ops[at].call {
-            Call::Set(value) => Some((vec![at], value)),
-            _ => None,
-        });
         let del: Option<Vec<usize>> = of(Call::Del).next().map(|at| vec![at]);
         let wanted = match (op.call, op.told) {
             (Call::Del, Told::Number(1)) => {
                 let one = of(Call::Incr).next().map(|at| vec![at]);
-                return sets.map(|(way, _)| way).chain(one).collect();
+                return sets().map(|&at| vec![at]).chain(one).collect();
             }
             (Call::Get, Told::Number(value)) => value,
             (Call::Incr, Told::Number(value)) => value - 1,
@@ -147,7 +210,15 @@ impl State {
             None => Some((Vec::new(), 0)),
         };
         let held = self.held.map(|value| (Vec::new(), value));
-        let begins = held.into_iter().chain(sets).chain(nothing);
+        let writer = match case.written.get(&(wanted / 1_000)) {
+            Some(&Writer::Unknown(at)) if unknown.binary_search(&at).is_ok() => {
+                Some((vec![at], wanted / 1_000 * 1_000))
+            }
+            _ => None,
+        };
+        let begins = held.into_iter().chain(writer).chain(nothing);
+        // What was written a thousand before or more was counted up to there by nobody.
+        let begins = begins.filter(|(_, value)| value / 1_000 == wanted / 1_000);
         begins
             .filter_map(|(mut way, value)| {
                 let more = usize::try_from(wanted - value).ok()?;
@@ -160,28 +231,91 @@ impl State {
 
     /// Whether somebody who is still to be answered saw what the key can never hold again: a value is written once, and
     /// only ever grows.
-    fn is_dead(&self, ops: &[Op], written: &BTreeMap<i64, usize>) -> bool {
-        (0..ops.len()).any(|at| {
-            let seen = match (ops[at].call, ops[at].told) {
+    fn is_dead(&self, case: &Case) -> bool {
+        let window = self.told.base..case.told.len().min(self.told.base + WINDOW);
+        window.filter(|&at| !self.told.has(at)).any(|at| {
+            let seen = match (case.told[at].call, case.told[at].told) {
                 (Call::Get, Told::Number(value)) => value,
                 (Call::Incr, Told::Number(value)) => value - 1,
                 _ => return false,
             };
             let begin = seen / 1_000;
-            if begin == 0 || self.is_done(at) {
+            if begin == 0 {
                 return false;
             }
-            match self.held.filter(|held| held / 1_000 == begin) {
-                Some(held) => held > seen,
-                None => written.get(&begin).is_none_or(|&set| self.is_done(set)),
+            if let Some(held) = self.held.filter(|held| held / 1_000 == begin) {
+                return held > seen;
+            }
+            match case.written.get(&begin) {
+                None => true,
+                Some(&Writer::Told(at)) => self.told.has(at),
+                Some(&Writer::Unknown(at)) => self.unknown.has(at),
             }
         })
     }
 
-    fn with(&self, at: usize, held: Option<i64>) -> State {
-        let mut done = self.done.clone();
-        done[at / 64] |= 1 << (at % 64);
-        State { done, held }
+    /// The state behind a step.
+    fn behind(&self, step: &Step, case: &Case) -> State {
+        let mut next = self.clone();
+        for &at in &step.unknown {
+            let op = &case.unknown[at];
+            next.held = (op.call.apply(op.told, next.held)).expect("the step is a way");
+            next.unknown.add(at);
+        }
+        let op = &case.told[step.told];
+        next.held = (op.call.apply(op.told, next.held)).expect("the step is a way");
+        next.told.add(step.told);
+        next.count += 1;
+        next
+    }
+}
+
+impl Case {
+    fn new(ops: &[Op]) -> Case {
+        let is_of_use = |op: &&Op| op.call != Call::Get || op.told != Told::Unknown;
+        let mut ops: Vec<Op> = ops.iter().filter(is_of_use).copied().collect();
+        ops.sort_by_key(|op| op.called_at);
+        let (unknown, told) = ops.into_iter().partition(|op| op.told == Told::Unknown);
+        let mut case = Case {
+            told,
+            unknown,
+            written: BTreeMap::new(),
+        };
+        let value = |op: &Op| match op.call {
+            Call::Set(value) => Some(value / 1_000),
+            _ => None,
+        };
+        for (at, op) in case.told.iter().enumerate() {
+            case.written
+                .extend(value(op).map(|value| (value, Writer::Told(at))));
+        }
+        for (at, op) in case.unknown.iter().enumerate() {
+            case.written
+                .extend(value(op).map(|value| (value, Writer::Unknown(at))));
+        }
+        case
+    }
+
+    /// The longest possible beginning, and what comes next.
+    fn describe(&self, state: &State, is_sure: bool) -> String {
+        let (count, wanted) = (state.count, self.told.len());
+        let mut text = format!(
+            "for sure: {is_sure}; {count} of {wanted} answers are possible, then the key holds {:?}:\n",
+            state.held
+        );
+        let done: Vec<usize> = (0..wanted).filter(|&at| state.told.has(at)).collect();
+        for at in done.iter().rev().take(12).rev() {
+            text.push_str(&format!("  done  {:?}\n", self.told[*at]));
+        }
+        let (next, first_told) = state.next(self);
+        for at in next {
+            text.push_str(&format!("  next? {:?}\n", self.told[at]));
+        }
+        let unknown = (0..self.unknown.len()).filter(|&at| !state.unknown.has(at));
+        for at in unknown.take_while(|&at| self.unknown[at].called_at <= first_told) {
+            text.push_str(&format!("  next? {:?}\n", self.unknown[at]));
+        }
+        text
     }
 }
 
@@ -190,40 +324,24 @@ impl State {
 /// # Errors
 /// They cannot, or nobody can tell in reasonable time; the longest possible beginning, and what comes next.
 pub fn judge(ops: &[Op]) -> Result<(), String> {
-    let is_of_use = |op: &&Op| op.call != Call::Get || op.told != Told::Unknown;
-    let mut ops: Vec<Op> = ops.iter().filter(is_of_use).copied().collect();
-    ops.sort_by_key(|op| op.called_at);
-    let answered = |state: &State| {
-        let of_state = |&at: &usize| ops[at].told != Told::Unknown && state.is_done(at);
-        (0..ops.len()).filter(of_state).count()
-    };
-    let wanted = ops.iter().filter(|op| op.told != Told::Unknown).count();
-    let sets = ops.iter().enumerate().filter_map(|(at, op)| match op.call {
-        Call::Set(value) => Some((value / 1_000, at)),
-        _ => None,
-    });
-    let written: BTreeMap<i64, usize> = sets.collect();
+    let case = Case::new(ops);
     let first = State {
-        done: vec![0; ops.len().div_ceil(64)],
+        told: Done::default(),
+        unknown: Done::default(),
         held: None,
+        count: 0,
     };
-    let (mut best, mut seen) = ((0, first.clone()), HashSet::new());
-    let mut stack = vec![first];
+    let (mut best, mut seen, mut stack) = (first.clone(), HashSet::new(), vec![first]);
     while let Some(state) = stack.pop() {
-        let count = answered(&state);
-        if count == wanted {
+        if state.count == case.told.len() {
             return Ok(());
         }
-        if count > best.0 {
-            best = (count, state.clone());
+        if state.count > best.count {
+            best = state.clone();
         }
-        for step in state.steps(&ops) {
-            let mut next = state.clone();
-            for at in step {
-                let held = ops[at].call.apply(ops[at].told, next.held);
-                next = next.with(at, held.expect("the step is a way"));
-            }
-            if !next.is_dead(&ops, &written) && seen.insert(next.clone()) {
+        for step in state.steps(&case) {
+            let next = state.behind(&step, &case);
+            if !next.is_dead(&case) && seen.insert(next.clone()) {
                 stack.push(next);
             }
         }
@@ -231,25 +349,7 @@ pub fn judge(ops: &[Op]) -> Result<(), String> {
             break;
         }
     }
-    let (count, state) = best;
-    let is_sure = seen.len() <= STATES_MAX;
-    let mut text = format!(
-        "for sure: {is_sure}; {count} of {wanted} answers are possible, then the key holds {:?}:\n",
-        state.held
-    );
-    let done: Vec<usize> = (0..ops.len()).filter(|&at| state.is_done(at)).collect();
-    for at in done.iter().rev().take(12).rev() {
-        text.push_str(&format!("  done  {:?}\n", ops[*at]));
-    }
-    let (answered, unknown) = state.next(&ops);
-    for at in answered.into_iter().chain(unknown) {
-        text.push_str(&format!("  next? {:?}\n", ops[at]));
-    }
-    if std::env::var_os("CLUSTER_HISTORY").is_some() {
-        ops.iter()
-            .for_each(|op| text.push_str(&format!("  {op:?}\n")));
-    }
-    Err(text)
+    Err(case.describe(&best, seen.len() <= STATES_MAX))
 }
 
 #[cfg(test)]

@@ -34,7 +34,16 @@ impl Swarm {
         let faults = Faults {
             delay_max_ns: [100_000, 2_000_000, 20_000_000][rng.usize(..3)],
             job_delay_max_ns: [500_000, 5_000_000][rng.usize(..2)],
-            segment_max_bytes: [1, 64, 16 << 10, 16 << 10][rng.usize(..4)],
+            segment_max_bytes: [
+                1,
+                64,
+                1 << 10,
+                1 << 10,
+                16 << 10,
+                16 << 10,
+                16 << 10,
+                16 << 10,
+            ][rng.usize(..8)],
             short_write_percent: [0, 20][rng.usize(..2)],
             ..Faults::calm()
         };
@@ -61,7 +70,7 @@ impl Swarm {
         Swarm {
             plan,
             clients: rng.usize(3..=6),
-            rest_ms: [100, 400][rng.usize(..2)],
+            rest_ms: [400, 1_000][rng.usize(..2)],
             weights,
             gap_ms: [(200, 2_500), (1_000, 8_000)][rng.usize(..2)],
             lasting_ms: [600, 3_000, 8_000][rng.usize(..3)],
