@@ -11,7 +11,7 @@
 //! is left out: had it been done nevertheless, values would be seen that nobody wrote. So values are unique, and a
 //! thousand apart for INCR.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What a client asks of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ enum Writer {
 }
 
 /// A set of numbers, nearly all of those below `base` being in it.
-#[derive(Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
 struct Done {
     /// All below are in it.
     base: usize,
@@ -113,7 +113,7 @@ impl Done {
 }
 
 /// A state of the search: which operations are done, what the key holds.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct State {
     told: Done,
     unknown: Done,
@@ -331,7 +331,7 @@ pub fn judge(ops: &[Op]) -> Result<(), String> {
         held: None,
         count: 0,
     };
-    let (mut best, mut seen, mut stack) = (first.clone(), HashSet::new(), vec![first]);
+    let (mut best, mut seen, mut stack) = (first.clone(), BTreeSet::new(), vec![first]);
     while let Some(state) = stack.pop() {
         if state.count == case.told.len() {
             return Ok(());

@@ -9,8 +9,8 @@
 //!   campaign many seeds at once
 //! ```
 //!
-//! `scripts/sim --help` says how it is used. It is a program of its own and not one test among others, so that it can be
-//! built for speed and say how it gets on.
+//! `scripts/sim --help` says how it is used. It is a program of its own and not one test among others, so that it can
+//! be built for speed and say how it gets on.
 
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test")]
 #![expect(

@@ -1,5 +1,5 @@
-//! What a seed draws: its cluster, its clients, and which faults there are how often. No two seeds have the same mix, so
-//! that what one kind of fault hides another run shows ("Swarm Testing", Groce and others, ISSTA 2012).
+//! What a seed draws: its cluster, its clients, and which faults there are how often. No two seeds have the same mix,
+//! so that what one kind of fault hides another run shows ("Swarm Testing", Groce and others, ISSTA 2012).
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ impl Swarm {
             joiners: if comes_and_goes { 2 } else { 0 },
             shards: if comes_and_goes { 4 } else { 2 },
             is_sealed: rng.bool(),
-            segment_bytes: [64 << 10, 1 << 20][rng.usize(..2)],
+            segment_bytes: [32 << 10, 128 << 10][rng.usize(..2)],
             ..Plan::new(seed)
         };
         let mut weights: Vec<(Kind, u32)> = Vec::new();
