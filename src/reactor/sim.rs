@@ -21,12 +21,22 @@
 //! The network is flat: an address that somebody listens on is reachable from every node, whatever it is.
 //!
 //! **Whole clusters.** Each node is a reactor on a [`node`](SimNet::node) of its own, which the network knows by its
-//! number: links between them are [cut](SimNet::cut) or [slow](SimNet::set_link), a process
-//! [crashes](SimNet::crash) with its threads and another [begins](SimNet::again), or it is [paused](SimNet::pause).
+//! number: links between them are [cut](SimNet::cut), [clogged](SimNet::clog) or [slow](SimNet::set_link), and their
+//! connections [reset](SimNet::reset); a process [crashes](SimNet::crash) with its threads, or its machine
+//! [vanishes](SimNet::vanish), and another [begins](SimNet::again); or it is [paused](SimNet::pause), or only its
+//! threads [stand still](SimNet::stall), as when a disk hangs. [`SimNet::fired`] counts what of this took place.
 //!
-//! Deliberately absent: disks, clock drift, datagrams. Threads are virtual: a job runs inline, after a while.
+//! **Time.** The world has one time: [`SimNet::now`], [`SimNet::advance`] and everything that is scheduled. A node's
+//! monotonic clock is a function of it, which [`SimNet::set_drift`] makes faster or slower, so
+//! [`Reactor::next_wake`](super::Reactor::next_wake) is in the node's time, and [`SimNet::when`] says which time of the
+//! world that is. As long as no clock drifts both are the same. Wall clocks do not drift, they are
+//! [wrong](SimNet::set_wall_skew_ms).
+//!
+//! Deliberately absent: disks (they are [`SimDisk`](crate::disk::sim::SimDisk)), datagrams, bytes that change on their
+//! way, keepalives. Threads are virtual: a job runs inline, after a while.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -98,6 +108,9 @@ pub struct SimNet {
     world: Rc<RefCell<World>>,
 }
 
+/// By how many parts of a million a clock may be too fast or too slow.
+pub const DRIFT_MAX_PPM: i32 = 200_000;
+
 /// The wall clock when a simulation begins, in milliseconds since 1970-01-01 UTC.
 const WALL_START_MS: u64 = 1_700_000_000_000;
 
@@ -121,7 +134,7 @@ impl SimNet {
         }
     }
 
-    /// A backend for the next process of a node that has [crashed](Self::crash).
+    /// A backend for the next process of a node that has [crashed](Self::crash) or [vanished](Self::vanish).
     pub fn again(&self, node: usize) -> SimBackend {
         let woken = Arc::new(AtomicBool::new(false));
         self.world.borrow_mut().begin_life(node, &woken);
@@ -141,8 +154,9 @@ impl SimNet {
         }
     }
 
-    /// Moves the clock to the next event, or to `wake` if that is sooner, and lets everything happen that is due then.
-    /// Time stands still while a node has events that it has not polled. False when nothing will ever happen.
+    /// Moves the clock to the next event, or to `wake` (in the world's time) if that is sooner, and lets everything
+    /// happen that is due then. Time stands still while a node has events that it has not polled. False when nothing
+    /// will ever happen.
     pub fn advance(&self, wake: Option<Nanos>) -> bool {
         let mut world = self.world.borrow_mut();
         if (0..world.nodes.len()).any(|node| world.calls(node)) {
@@ -209,7 +223,7 @@ impl SimNet {
         self.world.borrow_mut().cut(from, to);
     }
 
-    /// Ends all cuts; what was sent meanwhile arrives now, in order.
+    /// Ends all cuts; what was sent meanwhile arrives now, in order. Clogged links stay so until their time.
     pub fn heal(&self) {
         self.world.borrow_mut().heal();
     }
@@ -227,7 +241,22 @@ impl SimNet {
             delay_max_ns: *delay.end(),
             loss_percent,
         };
-        self.world.borrow_mut().lines.insert((from, to), line);
+        let mut world = self.world.borrow_mut();
+        world.lines.insert((from, to), line);
+        world.count("slow link");
+    }
+
+    /// Delivers nothing from one node to another (one direction) before the time `until`; then everything arrives at
+    /// once, in order. The longest of several holds.
+    pub fn clog(&self, from: usize, to: usize, until: Nanos) {
+        self.world.borrow_mut().clog((from, to), until);
+    }
+
+    /// Resets all connections between two nodes, as a box between them may. What is on its way is lost, but of the
+    /// first piece chance lets some bytes through, so that a frame may end in the middle; the ends hear of it at once
+    /// or, each by itself, within the longest delay of the network.
+    pub fn reset(&self, one: usize, other: usize) {
+        self.world.borrow_mut().reset_between(one, other);
     }
 
     /// Makes all links alike.
@@ -257,10 +286,23 @@ impl SimNet {
         self.world.borrow_mut().nodes[node].job_delay_max_ns = delay_max_ns;
     }
 
+    /// Lets no job of a node be done before the time `until`, as when its disk hangs; its reactor goes on. Then they
+    /// are done as fast as ever, in order. The longest of several holds, also for the next process of the node.
+    pub fn stall(&self, node: usize, until: Nanos) {
+        self.world.borrow_mut().stall(node, until);
+    }
+
     /// Resets everything that a node has open, as happens when its process dies; jobs that its threads have not got to
     /// are gone. Drop its reactor too.
     pub fn crash(&self, node: usize) {
         self.world.borrow_mut().crash(node);
+    }
+
+    /// The machine of a node is gone with everything that it had open, and has told nobody: power or cable. Drop its
+    /// reactor too. Until the next process [begins](Self::again) nothing there answers; its peers find out when they
+    /// send: by a reset when the machine is up again, or after 15 s.
+    pub fn vanish(&self, node: usize) {
+        self.world.borrow_mut().vanish(node);
     }
 
     /// How many sockets a node may have open.
@@ -270,7 +312,36 @@ impl SimNet {
 
     /// Sets a node's wall clock wrong, by so many milliseconds.
     pub fn set_wall_skew_ms(&self, node: usize, skew_ms: i64) {
-        self.world.borrow_mut().nodes[node].wall_skew_ms = skew_ms;
+        let mut world = self.world.borrow_mut();
+        world.nodes[node].wall_skew_ms = skew_ms;
+        world.count("wrong wall clock");
+    }
+
+    /// Lets a node's monotonic clock run faster by so many parts of a million from now on, or slower. It neither steps
+    /// nor goes back. At most a fifth ([`DRIFT_MAX_PPM`]); more is an error of the caller, and panics.
+    pub fn set_drift(&self, node: usize, parts_per_million: i32) {
+        self.world.borrow_mut().set_drift(node, parts_per_million);
+    }
+
+    /// What a node's monotonic clock says.
+    pub fn clock(&self, node: usize) -> Nanos {
+        let world = self.world.borrow();
+        world.nodes[node].clock.says(world.now)
+    }
+
+    /// At which time of the world a node's clock will have reached `at`, if it goes on as it does; now, if it has. For
+    /// [`advance`](Self::advance), to which a driver gives what
+    /// [`Reactor::next_wake`](super::Reactor::next_wake) says.
+    pub fn when(&self, node: usize, at: Nanos) -> Nanos {
+        let world = self.world.borrow();
+        world.nodes[node].clock.when(at).max(world.now)
+    }
+
+    /// How often each kind of fault took place, since the beginning. What only might have done harm is not counted: a
+    /// cut and a clog by the deliveries that they held up (again, if they did so again), a pause and a stall besides by
+    /// the jobs; a reset and a timeout by the ends of connections.
+    pub fn fired(&self) -> BTreeMap<&'static str, u64> {
+        self.world.borrow().fired.clone()
     }
 
     /// Sockets that a node has open.
@@ -325,7 +396,8 @@ impl SimBackend {
 impl Backend for SimBackend {
     fn poll(&mut self, wait: Option<Duration>, ready: &mut Vec<Ready>) -> io::Result<()> {
         if self.solo {
-            let until = wait.map(|wait| self.net.now().saturating_add(nanos(wait)));
+            let until = wait.map(|wait| self.now().saturating_add(nanos(wait)));
+            let until = until.map(|until| self.net.when(self.node, until));
             self.wait_alone(until)?;
         }
         self.net.world.borrow_mut().take_edges(self.node, ready);
@@ -333,7 +405,7 @@ impl Backend for SimBackend {
     }
 
     fn now(&mut self) -> Nanos {
-        self.net.now()
+        self.net.clock(self.node)
     }
 
     fn wall_ms(&mut self) -> u64 {
@@ -407,6 +479,9 @@ impl Backend for SimBackend {
             let free_at = world.nodes[node].disk_free_at.max(world.now) + delay;
             world.nodes[node].disk_free_at = free_at;
             delay = free_at - world.now;
+            if world.stalls(node) {
+                world.count("stalled job");
+            }
         }
         world.schedule(delay, Event::Job { node, life, job });
     }

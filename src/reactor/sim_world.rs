@@ -12,19 +12,30 @@
 //! A link between two nodes has a direction, and may be cut, slow or lossy. What is lost on the way comes later, as TCP
 //! sends it again, and holds up what is behind it. A node that is paused neither polls nor gets its jobs done; what
 //! reaches it waits.
+//!
+//! **Half-open connections.** A machine that vanishes says nothing to anybody. Those who send to it send again, after
+//! 200 ms, 400 ms and so on; what gets through to the next process of that machine is answered by a reset, and after
+//! 15 s of silence the connection has failed. Who only listens never notices. Until then no more than a window is
+//! taken from the writer. Attempts to connect are repeated and given up in the same way.
+//!
+//! The rooms: [`socket`] is what a backend asks for, [`trouble`] what goes wrong, [`clock`] the time of a node.
 
 use std::cmp;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
+use self::clock::Clock;
+use self::trouble::Retry;
 use super::backend::{Job, Raw, Ready};
 use super::sim::Faults;
 use super::timer::Nanos;
 
+mod clock;
 mod socket;
+mod trouble;
 
 /// Something that will happen.
 pub(super) enum Event {
@@ -47,6 +58,14 @@ pub(super) enum Event {
     Unblock { raw: Raw },
     /// A job's thread gets to it, if the process of the node still lives.
     Job { node: usize, life: u64, job: Job },
+    /// A connection fails, without any word from its other end.
+    Break { raw: Raw, kind: ErrorKind },
+    /// What nobody has acknowledged is sent again.
+    Retry(Retry),
+    /// A clogged link runs again, if it is not clogged for longer by now.
+    Unclog { link: (usize, usize), until: Nanos },
+    /// The threads of a node go on, if they do not stand still for longer by now.
+    Unstall { node: usize, until: Nanos },
 }
 
 /// How a link is, in one direction.
@@ -106,6 +125,10 @@ struct Sock {
     inbox: VecDeque<u8>,
     /// Sent to this socket and not received.
     in_flight: usize,
+    /// Sent by this socket to a machine that has vanished.
+    unheard: usize,
+    /// What it has sent is being sent again.
+    is_retrying: bool,
     /// The peer's stream has ended.
     fin_in: bool,
     /// Our stream has ended.
@@ -134,6 +157,11 @@ pub(super) struct Node {
     /// The longest time its jobs wait for their thread, if not that of all.
     pub(super) job_delay_max_ns: Option<Nanos>,
     pub(super) is_paused: bool,
+    /// Until when its threads stand still, if they do.
+    stalled_until: Option<Nanos>,
+    /// Its machine has vanished and is not up again.
+    is_off: bool,
+    pub(super) clock: Clock,
     /// Which of its processes it is, counted.
     pub(super) life: u64,
     /// Somebody called its waker since its last poll.
@@ -159,8 +187,16 @@ pub(super) struct World {
     pub(super) lines: BTreeMap<(usize, usize), Line>,
     /// Pairs of nodes, by direction, between which nothing is delivered.
     cut: BTreeSet<(usize, usize)>,
-    /// What could not be delivered for that reason, in order.
+    /// Links, by direction, that stop until then.
+    clogs: BTreeMap<(usize, usize), Nanos>,
+    /// What could not happen for such a reason, in order.
     held: Vec<Event>,
+    /// Sockets of machines that vanished with them.
+    vanished: BTreeSet<Raw>,
+    /// Where machines listened that vanished.
+    dark: BTreeMap<SocketAddr, usize>,
+    /// How often each kind of fault took place.
+    pub(super) fired: BTreeMap<&'static str, u64>,
 }
 
 /// The first port given to those who ask for any.
@@ -184,7 +220,11 @@ impl World {
             owners: Vec::new(),
             lines: BTreeMap::new(),
             cut: BTreeSet::new(),
+            clogs: BTreeMap::new(),
             held: Vec::new(),
+            vanished: BTreeSet::new(),
+            dark: BTreeMap::new(),
+            fired: BTreeMap::new(),
         }
     }
 
@@ -198,15 +238,19 @@ impl World {
             disk_free_at: 0,
             job_delay_max_ns: None,
             is_paused: false,
+            stalled_until: None,
+            is_off: false,
+            clock: Clock::default(),
             life: 0,
             woken: Arc::clone(woken),
         });
         self.nodes.len() - 1
     }
 
-    /// The process of a node is another one now, with its own waker; the one before has crashed.
+    /// The process of a node is another one now, with its own waker; the one before has crashed or vanished.
     pub(super) fn begin_life(&mut self, node: usize, woken: &Arc<AtomicBool>) {
         self.nodes[node].woken = Arc::clone(woken);
+        self.nodes[node].is_off = false;
     }
 
     // Time.
@@ -254,6 +298,7 @@ impl World {
         let mut delay = self.rng.u64(least..=line.delay_max_ns.max(least));
         while self.rng.u8(..100) < line.loss_percent.min(90) {
             delay += RESEND_NANOS;
+            self.count("loss");
         }
         delay
     }
@@ -271,7 +316,12 @@ impl World {
             }
             Event::Answer { from, .. } => *from,
             Event::Syn { client, .. } => self.owner(*client),
-            Event::Unblock { .. } | Event::Job { .. } => None,
+            Event::Unblock { .. }
+            | Event::Job { .. }
+            | Event::Break { .. }
+            | Event::Retry(_)
+            | Event::Unclog { .. }
+            | Event::Unstall { .. } => None,
         }
     }
 
@@ -297,17 +347,22 @@ impl World {
     // Events.
 
     fn happen(&mut self, event: Event) -> Option<Job> {
-        if self.is_held(&event) {
+        if let Some(why) = self.held_by(&event) {
+            self.count(why);
             self.held.push(event);
             return None;
         }
         match event {
             Event::Arrive { from, to, bytes } => self.arrive(from, to, &bytes),
-            Event::Fin { to, .. } => self.end_of_stream(to),
+            Event::Fin { from, to } => self.end_of_stream(from, to),
             Event::Reset { to, .. } => self.reset(to),
             Event::Syn { client, to } => self.syn(client, to),
             Event::Answer { client, result, .. } => self.answer(client, result),
             Event::Unblock { raw } => self.unblock(raw),
+            Event::Break { raw, kind } => self.break_off(raw, kind),
+            Event::Retry(retry) => self.retry(retry),
+            Event::Unclog { link, until } => self.unclog(link, until),
+            Event::Unstall { node, until } => self.unstall(node, until),
             Event::Job { node, life, job } => {
                 self.note(7, 0, 0);
                 return Some(job).filter(|_| self.nodes[node].life == life);
@@ -316,7 +371,8 @@ impl World {
         None
     }
 
-    fn is_held(&self, event: &Event) -> bool {
+    /// What keeps an event from happening now.
+    fn held_by(&self, event: &Event) -> Option<&'static str> {
         let (from, to) = match event {
             Event::Arrive { from, to, .. }
             | Event::Fin { from, to }
@@ -331,11 +387,18 @@ impl World {
             Event::Answer { from, client, .. } => (*from, self.owner(*client)),
             Event::Job { node, life, .. } => {
                 let node = &self.nodes[*node];
-                return node.is_paused && node.life == *life;
+                let lives = node.life == *life;
+                let pause = (lives && node.is_paused).then_some("paused job");
+                let stall = (lives && node.stalled_until.is_some()).then_some("stalled job");
+                return pause.or(stall);
             }
-            Event::Unblock { .. } => return false,
+            Event::Unblock { .. }
+            | Event::Break { .. }
+            | Event::Retry(_)
+            | Event::Unclog { .. }
+            | Event::Unstall { .. } => return None,
         };
-        from.zip(to).is_some_and(|pair| self.cut.contains(&pair))
+        self.obstacle(from.zip(to)?)
     }
 
     fn arrive(&mut self, from: Raw, to: Raw, bytes: &[u8]) {
@@ -343,32 +406,45 @@ impl World {
             sum.wrapping_mul(31).wrapping_add(u64::from(*byte))
         });
         self.note(1, to, sum);
+        let is_dark = self.is_dark(to);
         match self.socks.get_mut(&to) {
-            Some(sock) if sock.state == State::Up => {
+            Some(sock) if sock.state == State::Up && sock.peer.is_some() => {
                 sock.in_flight -= bytes.len();
                 sock.inbox.extend(bytes);
                 self.edge(to, true, false);
             }
             Some(_) => {}
+            None if is_dark => self.resend(from, to),
             // Nobody there: the sender is told.
             None => self.deliver(from, Event::Reset { from: to, to: from }),
         }
     }
 
-    fn end_of_stream(&mut self, to: Raw) {
+    fn end_of_stream(&mut self, from: Raw, to: Raw) {
         self.note(2, to, 0);
-        if let Some(sock) = self.socks.get_mut(&to) {
-            sock.fin_in = true;
-            self.edge(to, true, false);
+        let is_dark = self.is_dark(to);
+        match self.socks.get_mut(&to) {
+            Some(sock) if sock.state == State::Up && sock.peer.is_none() => {}
+            Some(sock) => {
+                sock.fin_in = true;
+                self.edge(to, true, false);
+            }
+            None if is_dark => self.resend(from, to),
+            None => {}
         }
     }
 
     fn reset(&mut self, to: Raw) {
         self.note(3, to, 0);
+        self.fail(to, ErrorKind::ConnectionReset);
+    }
+
+    /// A connection has failed, and what its end has not read is gone.
+    fn fail(&mut self, to: Raw, kind: ErrorKind) {
         if let Some(sock) = self.socks.get_mut(&to)
             && sock.state != State::Listening
         {
-            sock.state = State::Broken(ErrorKind::ConnectionReset);
+            sock.state = State::Broken(kind);
             sock.inbox.clear();
             sock.in_flight = 0;
             sock.peer = None;
@@ -378,7 +454,13 @@ impl World {
 
     fn syn(&mut self, client: Raw, to: SocketAddr) {
         self.note(4, client, u64::from(to.port()));
+        if let Some(node) = self.dark_machine(to) {
+            return self.redial(client, node, to);
+        }
         let whim = self.rng.u8(..100) < self.faults.refuse_percent;
+        if whim {
+            self.count("refusal");
+        }
         let listener = self.listeners.get(&to).copied().filter(|_| !whim);
         let room = listener
             .and_then(|raw| self.socks.get(&raw))
@@ -451,66 +533,5 @@ impl World {
             sock.queued = true;
             self.nodes[sock.node].edges.push(raw);
         }
-    }
-
-    // Faults.
-
-    /// Delivers nothing from `from` to `to` until healed.
-    pub(super) fn cut(&mut self, from: usize, to: usize) {
-        self.cut.insert((from, to));
-    }
-
-    /// Ends all cuts; what was held is delivered, in order.
-    pub(super) fn heal(&mut self) {
-        self.cut.clear();
-        self.release();
-    }
-
-    /// Ends one cut.
-    pub(super) fn mend(&mut self, from: usize, to: usize) {
-        self.cut.remove(&(from, to));
-        self.release();
-    }
-
-    /// Stops a node, or lets it go on.
-    pub(super) fn pause(&mut self, node: usize, is_paused: bool) {
-        self.nodes[node].is_paused = is_paused;
-        self.release();
-    }
-
-    /// Lets happen what was held, in order, as far as it is not held still.
-    fn release(&mut self) {
-        for event in std::mem::take(&mut self.held) {
-            self.schedule(0, event);
-        }
-    }
-
-    /// Closes everything a node has open, as the kernel does for a process that dies.
-    pub(super) fn crash(&mut self, number: usize) {
-        let raws: Vec<Raw> = self
-            .socks
-            .iter()
-            .filter(|(_, sock)| sock.node == number)
-            .map(|(raw, _)| *raw)
-            .collect();
-        for raw in raws {
-            self.close(raw, true);
-        }
-        let node = &mut self.nodes[number];
-        node.edges.clear();
-        node.stale.clear();
-        node.woken.store(false, Ordering::Release);
-        node.life += 1;
-        (node.disk_free_at, node.is_paused) = (0, false);
-        // Nobody is there to send again what was cut off.
-        let held = std::mem::take(&mut self.held).into_iter();
-        let of_others = |event: &Event| self.sender(event) != Some(number);
-        self.held = held.filter(of_others).collect();
-        self.release();
-    }
-
-    /// Sockets that a node has open, those not yet accepted included.
-    pub(super) fn sockets(&self, node: usize) -> usize {
-        self.socks.values().filter(|sock| sock.node == node).count()
     }
 }

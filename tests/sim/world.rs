@@ -479,8 +479,10 @@ impl World {
             let Some(process) = seat.process.as_mut().filter(|_| !seat.is_paused) else {
                 continue;
             };
-            let is_due = |at: Option<Nanos>| at.is_some_and(|at| at <= now);
-            if self.net.calls(seat.at) || is_due(process.next_wake()) {
+            // Its clock may drift; when it wants to be woken is said by that one.
+            let due = |at: Option<Nanos>| at.map(|at| self.net.when(seat.at, at));
+            let is_due = due(process.next_wake()).is_some_and(|at| at <= now);
+            if self.net.calls(seat.at) || is_due {
                 has_turned = true;
                 let goes_on = process.turn(None).unwrap();
                 let fatal = process.app().fatal();
@@ -491,7 +493,7 @@ impl World {
                     continue;
                 }
             }
-            wake = wake.min(process.next_wake().unwrap_or(end));
+            wake = wake.min(due(process.next_wake()).unwrap_or(end));
         }
         for (node, text) in ended {
             self.note(Some(node), &text);

@@ -63,6 +63,8 @@ impl World {
                 backlog: 0,
                 inbox: VecDeque::new(),
                 in_flight: 0,
+                unheard: 0,
+                is_retrying: false,
                 fin_in: false,
                 fin_out: false,
                 not_before: 0,
@@ -110,6 +112,7 @@ impl World {
             (sock.token, sock.backlog) = (Some(token), backlog);
         }
         self.listeners.insert(addr, raw);
+        self.dark.remove(&addr);
         Ok((raw, addr))
     }
 
@@ -233,6 +236,7 @@ impl World {
         let whim = self.rng.u8(..100);
         if n > 0 && whim < self.faults.would_block_percent {
             n = 0;
+            self.count("blocked write");
         } else if n > 1
             && whim
                 < self
@@ -241,6 +245,7 @@ impl World {
                     .saturating_add(self.faults.short_write_percent)
         {
             n = self.rng.usize(1..n);
+            self.count("short write");
         }
         if n < from.len() {
             self.block(raw, n < room);
@@ -264,7 +269,7 @@ impl World {
             _ => return Ok(0),
         }
         let peer = sock.peer.and_then(|peer| self.socks.get(&peer));
-        let taken = peer.map_or(0, |peer| peer.inbox.len() + peer.in_flight);
+        let taken = peer.map_or(sock.unheard, |peer| peer.inbox.len() + peer.in_flight);
         Ok(self.faults.window_bytes.saturating_sub(taken))
     }
 
@@ -285,6 +290,10 @@ impl World {
         };
         if let Some(peer) = self.socks.get_mut(&to) {
             peer.in_flight += bytes.len();
+        } else if self.vanished.contains(&to)
+            && let Some(sock) = self.socks.get_mut(&raw)
+        {
+            sock.unheard += bytes.len();
         }
         for piece in bytes.chunks(self.faults.segment_max_bytes.max(1)) {
             self.deliver(
