@@ -14,9 +14,12 @@
 //! Calls that change something (write, sync, rename, remove) are counted from 0, so that a test can let the Nth fail,
 //! for every N. A write that fails has written a part. A failed sync of a file behaves as on ext4: its pending writes
 //! are read as before but are not pending any more, so that the next sync succeeds and a crash loses them. A failed
-//! sync of the directory leaves its changes pending: file systems journal them, and stop when that fails.
+//! sync of the directory leaves its changes pending: file systems journal them, and stop when that fails. Reads are
+//! counted by themselves and fail in the same way, but for want of space. What a device does behind everybody's back is
+//! in [`rot`]. [`SimDisk::fired`] counts what of this took place.
 //!
-//! The same seed and the same calls give the same disk. Deliberately absent: time, reads that fail, misdirected writes.
+//! The same seed and the same calls give the same disk. Deliberately absent: time (a call that takes long is a job that
+//! waits, which is the network's affair), a list of files that fails, places that can be written and not be read.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,6 +29,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fastrand::Rng;
 
 use super::{DIRECTORY, Disk, FileInfo};
+
+pub mod rot;
 
 const SECTOR_BYTES: usize = 512;
 
@@ -66,9 +71,19 @@ struct State {
     pending_names: Vec<Change>,
     calls: u64,
     plan: Option<Plan>,
+    reads: u64,
+    /// From or at which read reads fail, and whether they go on to.
+    read_plan: Option<(u64, bool)>,
     is_down: bool,
     capacity_bytes: u64,
     rng: Rng,
+    /// Whether older contents of sectors are kept, for [`rot::Rot::Sector`].
+    remembers: bool,
+    /// The choices of the next write, if it is to go astray.
+    astray: Option<Rng>,
+    /// Where the last one went that did.
+    went_astray: Option<String>,
+    fired: BTreeMap<&'static str, u64>,
 }
 
 #[derive(Clone, Default)]
@@ -76,6 +91,8 @@ struct Contents {
     read: Vec<u8>,
     safe: Vec<u8>,
     pending: Vec<Piece>,
+    /// What sectors held before they were last changed, by number.
+    older: BTreeMap<usize, Vec<u8>>,
 }
 
 /// A write that was not synced.
@@ -171,6 +188,31 @@ fn random_parts(rng: &mut Rng, length: usize) -> Vec<(usize, usize)> {
     }
 }
 
+/// A call that changes something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Write,
+    Sync,
+    Rename,
+    Remove,
+}
+
+impl Verb {
+    /// What its failing is counted as.
+    fn failed(self, fault: Fault) -> &'static str {
+        match (self, fault) {
+            (Verb::Write, Fault::Eio) => "write EIO",
+            (Verb::Write, Fault::Enospc) => "write ENOSPC",
+            (Verb::Sync, Fault::Eio) => "sync EIO",
+            (Verb::Sync, Fault::Enospc) => "sync ENOSPC",
+            (Verb::Rename, Fault::Eio) => "rename EIO",
+            (Verb::Rename, Fault::Enospc) => "rename ENOSPC",
+            (Verb::Remove, Fault::Eio) => "remove EIO",
+            (Verb::Remove, Fault::Enospc) => "remove ENOSPC",
+        }
+    }
+}
+
 /// What to do with a call.
 enum Verdict {
     Go,
@@ -181,13 +223,14 @@ enum Verdict {
 
 impl State {
     /// Counts a call and says what becomes of it.
-    fn call(&mut self, is_removal: bool) -> io::Result<Verdict> {
+    fn call(&mut self, verb: Verb) -> io::Result<Verdict> {
         self.up()?;
         let call = self.calls;
         self.calls += 1;
         Ok(match self.plan {
             Some(Plan::Crash { at }) if at == call => {
                 self.is_down = true;
+                self.count("down in a call", 1);
                 Verdict::LastOne
             }
             Some(Plan::Fail {
@@ -195,12 +238,30 @@ impl State {
                 fault,
                 is_sticky,
             }) if (at == call || (is_sticky && at < call))
-                && !(is_removal && fault == Fault::Enospc) =>
+                && !(verb == Verb::Remove && fault == Fault::Enospc) =>
             {
+                self.count(verb.failed(fault), 1);
                 Verdict::Fail(fault)
             }
             _ => Verdict::Go,
         })
+    }
+
+    /// Faults of this kind took place.
+    fn count(&mut self, kind: &'static str, times: u64) {
+        if times > 0 {
+            *self.fired.entry(kind).or_default() += times;
+        }
+    }
+
+    /// Counts a read and says whether it fails.
+    fn fails_read(&mut self) -> bool {
+        let read = self.reads;
+        self.reads += 1;
+        let fails = |(at, is_sticky)| at == read || (is_sticky && at < read);
+        let fails = self.read_plan.is_some_and(fails);
+        self.count("read EIO", fails.into());
+        fails
     }
 
     fn up(&self) -> io::Result<()> {
@@ -225,7 +286,8 @@ impl State {
         self.pending_names.push(change);
     }
 
-    fn put(&mut self, name: &str, offset: usize, bytes: &[u8]) {
+    /// Writes: for readers at `offset`, on the disk at `lands_at`.
+    fn put(&mut self, name: &str, offset: usize, lands_at: usize, bytes: &[u8]) {
         let file = self.names.get(name).copied().unwrap_or_else(|| {
             self.files.push(Contents::default());
             let (name, file) = (name.to_owned(), self.files.len() - 1);
@@ -236,7 +298,7 @@ impl State {
         Contents::put(&mut contents.read, offset, bytes);
         contents.pending.push(Piece {
             call: self.calls - 1,
-            offset,
+            offset: lands_at,
             bytes: bytes.to_vec(),
         });
     }
@@ -257,6 +319,9 @@ impl State {
         }
         let file = self.file(name)?;
         let contents = &mut self.files[file];
+        if self.remembers {
+            contents.remember();
+        }
         for piece in std::mem::take(&mut contents.pending) {
             Contents::put(&mut contents.safe, piece.offset, &piece.bytes);
         }
@@ -278,14 +343,21 @@ impl State {
         });
         let pieces = self.files.iter().flat_map(|file| &file.pending);
         let last = pieces.map(|piece| piece.call).max();
+        let [mut lost, mut torn, mut lost_names] = [0; 3];
         for file in &mut self.files {
-            file.crash(|piece| match how {
-                Crash::LoseAll => Vec::new(),
-                Crash::Random(_) => random_parts(&mut rng, piece.bytes.len()),
-                Crash::TearLast(bytes) if Some(piece.call) == last => {
-                    vec![(0, bytes.min(piece.bytes.len()))]
-                }
-                Crash::KeepAll | Crash::TearLast(_) => vec![(0, piece.bytes.len())],
+            file.crash(|piece| {
+                let parts = match how {
+                    Crash::LoseAll => Vec::new(),
+                    Crash::Random(_) => random_parts(&mut rng, piece.bytes.len()),
+                    Crash::TearLast(bytes) if Some(piece.call) == last => {
+                        vec![(0, bytes.min(piece.bytes.len()))]
+                    }
+                    Crash::KeepAll | Crash::TearLast(_) => vec![(0, piece.bytes.len())],
+                };
+                let kept: usize = parts.iter().map(|(from, to)| to - from).sum();
+                lost += u64::from(kept == 0 && !piece.bytes.is_empty());
+                torn += u64::from((1..piece.bytes.len()).contains(&kept));
+                parts
             });
         }
         for change in std::mem::take(&mut self.pending_names) {
@@ -297,8 +369,13 @@ impl State {
             if survives {
                 change.apply(&mut self.safe_names);
             }
+            lost_names += u64::from(!survives);
         }
         self.names.clone_from(&self.safe_names);
+        self.count("crash", 1);
+        self.count("lost write", lost);
+        self.count("torn write", torn);
+        self.count("lost change of a name", lost_names);
     }
 }
 
@@ -327,9 +404,15 @@ impl SimDisk {
                 pending_names: Vec::new(),
                 calls: 0,
                 plan: None,
+                reads: 0,
+                read_plan: None,
                 is_down: false,
                 capacity_bytes: u64::MAX,
                 rng: Rng::with_seed(seed),
+                remembers: false,
+                astray: None,
+                went_astray: None,
+                fired: BTreeMap::new(),
             })),
         }
     }
@@ -344,6 +427,35 @@ impl SimDisk {
         SimDisk {
             state: Arc::new(Mutex::new(state)),
         }
+    }
+
+    /// The disk becomes what `backup` is, an earlier [`fork`](Self::fork) of it: files, names, and what is pending.
+    /// Counters, limits and what else belongs to the device stay; calls work again.
+    pub fn restore(&self, backup: &SimDisk) {
+        let backup = backup.state().clone();
+        let mut state = self.state();
+        state.files = backup.files;
+        state.names = backup.names;
+        state.safe_names = backup.safe_names;
+        state.pending_names = backup.pending_names;
+        (state.plan, state.read_plan, state.is_down) = (None, None, false);
+        state.count("restore", 1);
+    }
+
+    /// How often each kind of fault took place since the beginning, in this disk and in what it was forked from.
+    pub fn fired(&self) -> BTreeMap<&'static str, u64> {
+        self.state().fired.clone()
+    }
+
+    /// How many reads there were. The next one has this number.
+    pub fn reads(&self) -> u64 {
+        self.state().reads
+    }
+
+    /// Lets the read with this number fail as [`Fault::Eio`] does, and if `is_sticky` all after it. In place of any
+    /// earlier plan for reads, and beside that for other calls.
+    pub fn fail_read_at(&self, read: u64, is_sticky: bool) {
+        self.state().read_plan = Some((read, is_sticky));
     }
 
     /// How many calls there were that change something. The next one has this number.
@@ -369,7 +481,8 @@ impl SimDisk {
 
     /// Calls work again.
     pub fn heal(&self) {
-        self.state().plan = None;
+        let mut state = self.state();
+        (state.plan, state.read_plan) = (None, None);
     }
 
     /// The machine loses its power and comes up again. Calls work again.
@@ -382,7 +495,7 @@ impl SimDisk {
     pub fn restart(&self) {
         let mut state = self.state();
         state.is_down = false;
-        state.plan = None;
+        (state.plan, state.read_plan) = (None, None);
     }
 
     /// Limits the length of all files together, in bytes.
@@ -407,7 +520,7 @@ impl SimDisk {
         let contents = Contents {
             read: bytes.to_vec(),
             safe: bytes.to_vec(),
-            pending: Vec::new(),
+            ..Contents::default()
         };
         state.files.push(contents);
         let file = state.files.len() - 1;
@@ -437,8 +550,11 @@ impl Disk for SimDisk {
     }
 
     fn read(&self, name: &str, offset: u64, into: &mut [u8]) -> io::Result<usize> {
-        let state = self.state();
+        let mut state = self.state();
         state.up()?;
+        if state.fails_read() {
+            return Err(failure(name, Fault::Eio));
+        }
         let bytes = &state.files[state.file(name)?].read;
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let bytes = bytes.get(offset..).unwrap_or_default();
@@ -449,23 +565,30 @@ impl Disk for SimDisk {
 
     fn write(&self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.state();
-        let verdict = state.call(false)?;
+        let verdict = state.call(Verb::Write)?;
         let offset = usize::try_from(offset).expect("a simulated file is small");
+        let mut lands_at = offset;
         let (part, result) = match verdict {
             Verdict::LastOne => (bytes.len(), Err(down())),
             Verdict::Fail(fault) => (state.rng.usize(..=bytes.len()), Err(failure(name, fault))),
             Verdict::Go => match state.space(name, offset, bytes.len()) {
-                part if part < bytes.len() => (part, Err(failure(name, Fault::Enospc))),
-                whole => (whole, Ok(())),
+                part if part < bytes.len() => {
+                    state.count("full disk", 1);
+                    (part, Err(failure(name, Fault::Enospc)))
+                }
+                whole => {
+                    lands_at = state.lands_at(name, offset, whole);
+                    (whole, Ok(()))
+                }
             },
         };
-        state.put(name, offset, &bytes[..part]);
+        state.put(name, offset, lands_at, &bytes[..part]);
         result
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
-        match state.call(false)? {
+        match state.call(Verb::Sync)? {
             Verdict::Go => state.sync(name),
             Verdict::LastOne => Err(down()),
             Verdict::Fail(fault) => {
@@ -477,7 +600,7 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.state();
-        let verdict = state.call(false)?;
+        let verdict = state.call(Verb::Rename)?;
         let file = state.file(from)?;
         if let Verdict::Fail(fault) = verdict {
             return Err(failure(from, fault));
@@ -489,7 +612,7 @@ impl Disk for SimDisk {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.state();
-        let verdict = state.call(true)?;
+        let verdict = state.call(Verb::Remove)?;
         let file = state.file(name)?;
         if let Verdict::Fail(fault) = verdict {
             return Err(failure(name, fault));
