@@ -8,7 +8,9 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use fastrand::Rng;
 use marline::disk::real::RealDisk;
+use marline::disk::sim::rot::Rot;
 use marline::disk::sim::{Crash, Fault, SimDisk};
 use marline::disk::{DIRECTORY, Disk};
 
@@ -237,6 +239,237 @@ fn faults_come_at_their_call_once_or_for_good() {
         disk.remove("a").unwrap();
         assert_eq!(disk.calls(), 6);
     }
+}
+
+#[test]
+fn reads_fail_at_their_number_once_or_for_good_and_other_calls_do_not_count() {
+    for is_sticky in [false, true] {
+        let disk = SimDisk::new(1);
+        disk.write("a", 0, b"abc").unwrap();
+        assert_eq!((disk.reads(), content(&disk, "a")), (0, b"abc".to_vec()));
+        disk.fail_read_at(2, is_sticky);
+        assert_eq!(content(&disk, "a"), b"abc");
+        let mut part = [0; 3];
+        let error = disk.read("a", 0, &mut part).unwrap_err();
+        assert_eq!(error.to_string(), "a: input/output error");
+        assert_eq!(part, [0; 3], "nothing is given");
+        assert_eq!(disk.read("a", 0, &mut part).is_err(), is_sticky);
+        disk.write("a", 0, b"x").unwrap();
+        disk.sync("a").unwrap();
+        assert_eq!((disk.reads(), disk.calls()), (4, 3));
+        let fired = disk.fired();
+        assert_eq!(fired["read EIO"], 1 + u64::from(is_sticky));
+        assert_eq!(fired.len(), 1, "{fired:?}");
+        disk.heal();
+        assert_eq!(content(&disk, "a"), b"xbc");
+        disk.fail_read_at(disk.reads(), true);
+        disk.restart();
+        assert_eq!(content(&disk, "a"), b"xbc");
+    }
+}
+
+/// Two files of some blocks: what is in them is safe.
+fn blocks() -> SimDisk {
+    let disk = SimDisk::new(1);
+    disk.write("a", 0, &[0xAA; 10_000]).unwrap();
+    disk.write("b", 0, &[0xBB; 5_000]).unwrap();
+    disk.write("empty", 0, b"").unwrap();
+    for name in ["a", "b", "empty", DIRECTORY] {
+        disk.sync(name).unwrap();
+    }
+    disk
+}
+
+/// Where two disks differ.
+fn differences(one: &SimDisk, other: &SimDisk) -> Vec<(String, usize)> {
+    let (one, other) = (one.contents(), other.contents());
+    assert!(one.keys().eq(other.keys()));
+    let mut places = Vec::new();
+    for (name, bytes) in one {
+        let others = &other[&name];
+        assert_eq!(bytes.len(), others.len(), "{name}");
+        let differs = (0..bytes.len()).filter(|at| bytes[*at] != others[*at]);
+        places.extend(differs.map(|at| (name.clone(), at)));
+    }
+    places
+}
+
+#[test]
+fn a_bit_or_a_block_rots_where_it_lies_and_the_line_says_where() {
+    let mut names = Vec::new();
+    for seed in 0..100 {
+        for kind in [Rot::Bit, Rot::Block] {
+            let (disk, before) = (blocks(), blocks());
+            let mut rng = Rng::with_seed(seed);
+            let line = disk.rot(kind, &mut rng, |_| true).unwrap();
+            let places = differences(&disk, &before);
+            let (name, first) = &places[0];
+            assert!(places.iter().all(|(other, _)| other == name), "{line}");
+            assert!(line.starts_with(&format!("{name}: ")), "{line}");
+            match kind {
+                Rot::Bit => {
+                    assert_eq!(places.len(), 1, "seed {seed}");
+                    let (is, was) = (&disk.contents()[name], &before.contents()[name]);
+                    assert_eq!((is[*first] ^ was[*first]).count_ones(), 1);
+                    assert!(line.contains(&format!("byte {first} ")), "{line}");
+                }
+                _ => {
+                    assert_eq!(first % 4096, 0, "seed {seed}");
+                    let length = before.contents()[name].len();
+                    assert_eq!(places.len(), 4096.min(length - first), "{line}");
+                }
+            }
+            names.push(name.clone());
+            let rotten = disk.contents();
+            disk.crash(Crash::LoseAll);
+            assert_eq!(disk.contents(), rotten, "it is not only read so");
+            let same = blocks();
+            let again = same.rot(kind, &mut Rng::with_seed(seed), |_| true);
+            assert_eq!((again.unwrap(), same.contents()), (line, rotten));
+        }
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names, ["a", "b"]);
+}
+
+#[test]
+fn rot_keeps_to_the_files_it_concerns_and_to_what_is_safe() {
+    let mut rng = Rng::with_seed(1);
+    let (disk, before) = (blocks(), blocks());
+    disk.write("b", 0, &[0xCC; 5_000]).unwrap();
+    disk.write("new", 0, &[1; 5_000]).unwrap();
+    for kind in [Rot::Bit, Rot::Block] {
+        assert_eq!(disk.rot(kind, &mut rng, |name| name == "empty"), None);
+        assert_eq!(disk.rot(kind, &mut rng, |name| name == "new"), None);
+        disk.rot(kind, &mut rng, |name| name == "b").unwrap();
+    }
+    assert_eq!(
+        disk.contents()["b"],
+        [0xCC; 5_000],
+        "memory has newer bytes"
+    );
+    disk.crash(Crash::LoseAll);
+    assert!(differences(&disk, &before).len() >= 904);
+    let empty = SimDisk::new(1);
+    let drawn = rng.clone().u64(..);
+    for kind in [Rot::Bit, Rot::Block, Rot::Sector] {
+        assert_eq!(empty.rot(kind, &mut rng, |_| true), None);
+    }
+    assert_eq!(rng.u64(..), drawn, "and nothing was drawn");
+    assert!(empty.fired().is_empty());
+}
+
+#[test]
+fn a_stale_sector_is_what_it_was_before_it_was_changed() {
+    let mut rng = Rng::with_seed(1);
+    let disk = blocks();
+    disk.write("a", 600, &[1; 100]).unwrap();
+    disk.sync("a").unwrap();
+    assert_eq!(disk.rot(Rot::Sector, &mut rng, |_| true), None);
+    disk.remember();
+    disk.write("a", 520, &[2; 10]).unwrap();
+    disk.write("a", 540, &[3; 10]).unwrap();
+    disk.write("a", 9_990, &[4; 200]).unwrap();
+    assert_eq!(disk.rot(Rot::Sector, &mut rng, |_| true), None, "not yet");
+    let before = disk.fork();
+    before.crash(Crash::LoseAll);
+    disk.sync("a").unwrap();
+    let line = disk.rot(Rot::Sector, &mut rng, |_| true).unwrap();
+    assert_eq!(line, "a: the sector at 512 is what it was before");
+    let (is, was) = (&disk.contents()["a"], &before.contents()["a"]);
+    assert_eq!(is[512..1024], was[512..1024]);
+    assert_eq!((is.len(), is[9_990]), (10_190, 4));
+    assert_eq!(disk.rot(Rot::Sector, &mut rng, |_| true), None);
+    assert_eq!(disk.fired()["stale sector"], 1);
+}
+
+#[test]
+fn a_write_that_went_astray_is_read_in_its_place_until_the_machine_goes_down() {
+    for seed in 0..50 {
+        let mut rng = Rng::with_seed(seed);
+        let (disk, before) = (blocks(), blocks());
+        disk.rot(Rot::Astray, &mut rng, |_| true).unwrap();
+        // There is no other place in these.
+        disk.write("small", 0, &[7; 100]).unwrap();
+        disk.write("a", 0, b"").unwrap();
+        assert_eq!(disk.went_astray(), None);
+        disk.write("a", 1_030, &[7; 100]).unwrap();
+        let line = disk.went_astray().unwrap();
+        disk.write("a", 2_000, &[8; 10]).unwrap();
+        assert_eq!(disk.went_astray().as_ref(), Some(&line), "only one does");
+        disk.sync("a").unwrap();
+        assert_eq!(disk.contents()["a"][1_030..1_130], [7; 100]);
+        disk.restart();
+        assert_eq!(disk.contents()["a"][1_030..1_130], [7; 100]);
+        disk.crash(Crash::LoseAll);
+        let is = &disk.contents()["a"];
+        let at = is.iter().position(|byte| *byte == 7).unwrap();
+        let told = format!("a: 100 bytes that are meant for 1030 go to {at}");
+        assert_eq!(line, told, "seed {seed}");
+        assert!(at != 1_030 && at % 512 == 6, "seed {seed}: {at}");
+        assert_eq!(is[at..at + 100], [7; 100]);
+        assert_eq!(is[1_030..1_130], before.contents()["a"][1_030..1_130]);
+        assert_eq!(disk.fired()["misdirected write"], 1);
+    }
+}
+
+#[test]
+fn a_restored_disk_is_what_its_fork_was_with_what_was_pending() {
+    let disk = unsynced();
+    let backup = disk.fork();
+    disk.sync("a").unwrap();
+    disk.sync(DIRECTORY).unwrap();
+    disk.write("later", 0, b"later").unwrap();
+    disk.crash_at(disk.calls());
+    disk.remove("a").unwrap_err();
+    let calls = disk.calls();
+    let handle = disk.clone();
+    disk.restore(&backup);
+    assert_eq!(handle.contents(), backup.contents());
+    assert_eq!(disk.calls(), calls, "they are counted on");
+    disk.crash(Crash::LoseAll);
+    assert_eq!(names(&disk), ["a", "x"]);
+    assert_eq!(content(&disk, "a"), [1; 1000]);
+    assert_eq!(names(&backup), ["a", "b", "y"], "it may be used again");
+    disk.restore(&disk.fork());
+    disk.restore(&disk);
+    assert_eq!(disk.fired()["restore"], 3);
+}
+
+#[test]
+fn what_failed_is_counted_by_kind() {
+    let disk = unsynced();
+    let fail = |fault, call: &dyn Fn() -> std::io::Result<()>| {
+        disk.fail_at(disk.calls(), fault, false);
+        call().unwrap_err();
+    };
+    fail(Fault::Eio, &|| disk.write("a", 0, b"x"));
+    fail(Fault::Enospc, &|| disk.write("a", 0, b"x"));
+    fail(Fault::Eio, &|| disk.sync("a"));
+    fail(Fault::Eio, &|| disk.rename("y", "z"));
+    fail(Fault::Eio, &|| disk.remove("y"));
+    disk.limit(1);
+    disk.write("c", 0, b"12345").unwrap_err();
+    disk.crash_at(disk.calls());
+    disk.sync("b").unwrap_err();
+    disk.crash(Crash::TearLast(1));
+    disk.write("a", 0, b"123").unwrap();
+    disk.crash(Crash::LoseAll);
+    let fired = disk.fired();
+    let kinds = [
+        "crash",
+        "down in a call",
+        "full disk",
+        "lost write",
+        "remove EIO",
+        "rename EIO",
+        "sync EIO",
+        "write EIO",
+        "write ENOSPC",
+    ];
+    assert_eq!(Vec::from_iter(fired.keys().copied()), kinds);
+    assert_eq!((fired["crash"], fired["sync EIO"]), (2, 1));
 }
 
 #[test]
