@@ -1,4 +1,5 @@
-//! Wall clocks that are wrong: keys may expire early or late, but alike on all replicas.
+//! Wall clocks that are wrong: keys may expire early or late, but alike on all replicas. And monotonic clocks that are
+//! too fast or too slow: leaders come and go as ever.
 
 use super::script::play_founded;
 use super::seed;
@@ -38,6 +39,36 @@ fn replicas_stay_alike_when_clocks_jump() {
                 );
                 play_founded(seed, &text);
             }
+        }
+    }
+}
+
+#[test]
+fn a_cluster_goes_on_when_its_clocks_are_too_fast_and_too_slow() {
+    for seed in seed()..seed() + 4 {
+        for (one, other) in [(20, -20), (-20, 20), (20, 20), (-20, 0)] {
+            let text = format!(
+                "clock of 1 drifts {one} %
+                 clock of 2 drifts {other} %
+                 load begins
+                 pass 5 s
+                 load ends
+                 node 1 says SET a 1 -> OK
+                 old is leader of a
+                 kill old
+                 a is led within 4 s
+                 clock of 1 drifts {other} %
+                 clock of 2 drifts {one} %
+                 clock of 3 drifts 20 %
+                 start old
+                 pass 3 s
+                 node 1 says INCR a -> 2
+                 node 2 says INCR a -> 3
+                 node 3 says GET a -> 3
+                 replicas are equal"
+            );
+            let world = play_founded(seed, &text);
+            assert_eq!(world.net.fired()["drift"], 5);
         }
     }
 }

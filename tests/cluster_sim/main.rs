@@ -17,6 +17,7 @@ mod founding;
 )]
 mod history;
 mod leaders;
+mod machines;
 mod membership;
 mod power;
 mod script;

@@ -4,6 +4,8 @@
 //! start 1 2 3                        kill 1          restart 1       pause 1        wake 1       power off
 //! pass 300 ms                        cut 1 from 2 3  cut 1 to 2      heal
 //! slow 1 from 2 3 by 30 ms           lossy 1 from 2 3 of 20 %        disk of 3 takes 50 ms      clock of 1 jumps -2 h
+//! vanish 1                           as kill, but nobody is told         clog 1 to 2 for 3 s     reset 1 and 2
+//! disk of 3 hangs for 20 s           clock of 1 drifts -20 %
 //! node 1 says SET a 1 -> OK          said and answered: by this, or by one of several with ` or ` between, a `*`
 //!                                    standing for the rest of a line
 //! node 1 asks SET a 2                said, and not waited for
@@ -99,6 +101,7 @@ impl Player {
                 Ok(())
             }
             ["kill", ..] => self.each(&words[1..], World::kill),
+            ["vanish", ..] => self.each(&words[1..], World::vanish),
             ["pause", ..] => self.each(&words[1..], World::pause),
             ["wake", ..] => self.each(&words[1..], World::wake),
             ["power", "off"] => self.each(&["all"], |world, node| {
@@ -128,6 +131,23 @@ impl Player {
             ["disk", "of", node, "takes", number, unit] => {
                 let (node, most) = (self.node(node)?, time(number, unit)?);
                 self.world.slow_disk(node, Some(most));
+                Ok(())
+            }
+            ["disk", "of", node, "hangs", "for", number, unit] => {
+                let (node, time) = (self.node(node)?, time(number, unit)?);
+                self.world.stall(node, time);
+                Ok(())
+            }
+            ["clog", from, "to", ref to @ .., "for", number, unit] => {
+                let time = time(number, unit)?;
+                self.pairs(from, to, false, |world, from, to| {
+                    world.clog(from, to, time);
+                })
+            }
+            ["reset", one, "and", ref others @ ..] => self.pairs(one, others, false, World::reset),
+            ["clock", "of", node, "drifts", percent, "%"] => {
+                let (node, percent) = (self.node(node)?, parse(percent)?);
+                self.world.drift(node, percent);
                 Ok(())
             }
             ["clock", "of", node, "jumps", number, unit] => self.jump(node, number, unit),

@@ -7,6 +7,8 @@
 //!
 //! When a test fails, the world says its seed and what was done in it.
 
+#[path = "world/faults.rs"]
+mod faults;
 #[path = "world/standing.rs"]
 mod standing;
 #[path = "world/talking.rs"]
@@ -333,13 +335,13 @@ impl World {
     pub fn kill(&mut self, node: usize) {
         self.note(Some(node), "kill");
         let chance = self.net.random();
-        self.end(node, Crash::Random(chance));
+        self.end(node, Crash::Random(chance), SimNet::crash);
     }
 
     /// The process of a node dies. Its disk keeps everything.
     pub fn kill_process(&mut self, node: usize) {
         self.note(Some(node), "kill process");
-        self.end(node, Crash::KeepAll);
+        self.end(node, Crash::KeepAll, SimNet::crash);
     }
 
     /// A node has an empty disk from now on. If it runs, it is killed.
@@ -357,12 +359,13 @@ impl World {
         self.seat(node).joins = true;
     }
 
-    fn end(&mut self, node: usize, how: Crash) {
+    /// A node has no process any more; `leave` is how the network learns it.
+    fn end(&mut self, node: usize, how: Crash, leave: fn(&SimNet, usize)) {
         let net = self.net.clone();
         let seat = self.seat(node);
         seat.process = None;
         (seat.is_paused, seat.may_fail) = (false, false);
-        net.crash(seat.at);
+        leave(&net, seat.at);
         seat.disk.crash(how);
         self.asking.remove(&node);
     }
@@ -409,13 +412,6 @@ impl World {
             .set_link(ends.0, ends.1, most / 2..=most, loss_percent);
     }
 
-    /// Each call of a node's disk takes up to so long; `None`: as on the others.
-    pub fn slow_disk(&mut self, node: usize, most: Option<Duration>) {
-        self.note(Some(node), &format!("disk: {most:?}"));
-        let most = most.map(|most| most.as_nanos() as u64);
-        self.net.set_job_delay_max(self.seats[node - 1].at, most);
-    }
-
     /// The disk of a node fails, `calls` calls from now; if `is_sticky` from then on. The node may end by it.
     pub fn fail_disk(&mut self, node: usize, calls: u64, fault: Fault, is_sticky: bool) {
         let text = format!("disk: {fault:?} in {calls} calls, sticky: {is_sticky}");
@@ -434,14 +430,6 @@ impl World {
         seat.disk.crash_at(seat.disk.calls() + calls);
     }
 
-    /// The disk of a node has room for so many bytes more; `None`: for all there is.
-    pub fn limit_disk(&mut self, node: usize, bytes: Option<u64>) {
-        self.note(Some(node), &format!("disk: room for {bytes:?} bytes"));
-        let disk = &self.seat(node).disk;
-        let used: u64 = disk.contents().values().map(|it| it.len() as u64).sum();
-        disk.limit(bytes.map_or(u64::MAX, |bytes| used + bytes));
-    }
-
     /// The disk of a node works again.
     pub fn heal_disk(&mut self, node: usize) {
         self.note(Some(node), "disk: works");
@@ -458,12 +446,6 @@ impl World {
     /// Sockets that a node has open.
     pub fn sockets(&self, node: usize) -> usize {
         self.net.sockets(self.seats[node - 1].at)
-    }
-
-    /// The wall clock of a node is so many milliseconds off from now on.
-    pub fn set_clock(&mut self, node: usize, skew_ms: i64) {
-        self.note(Some(node), &format!("clock: {skew_ms} ms off"));
-        self.net.set_wall_skew_ms(self.seats[node - 1].at, skew_ms);
     }
 
     /// A turn of each node that has something to do, and on to what comes next, or to `end`.
@@ -498,7 +480,7 @@ impl World {
         for (node, text) in ended {
             self.note(Some(node), &text);
             let chance = self.net.random();
-            self.end(node, Crash::Random(chance));
+            self.end(node, Crash::Random(chance), SimNet::crash);
         }
         if !has_turned || wake > now {
             self.net.advance(Some(wake));

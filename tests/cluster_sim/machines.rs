@@ -1,0 +1,90 @@
+//! Machines and cables: nodes that are gone without a word, connections that are reset, links that stop for a while,
+//! disks that hang.
+
+use super::script::play_founded;
+use super::seed;
+
+#[test]
+fn a_leader_whose_machine_vanishes_is_replaced_and_comes_back() {
+    for seed in seed()..seed() + 10 {
+        play_founded(
+            seed,
+            "node 1 says SET a 1 -> OK
+             old is leader of a
+             vanish old
+             a is led within 4 s
+             new is leader of a
+             node new says INCR a -> 2
+             pass 20 s
+             node new says INCR a -> 3
+             start old
+             pass 6 s
+             node old says GET a -> 3
+             vanish old
+             start old
+             pass 6 s
+             node old says INCR a -> 4
+             replicas are equal",
+        );
+    }
+}
+
+#[test]
+fn connections_that_are_reset_cost_nothing_that_was_acknowledged() {
+    for seed in seed()..seed() + 10 {
+        let world = play_founded(
+            seed,
+            "node 1 says SET a 1 -> OK
+             reset 1 and 2 3
+             pass 1 s
+             node 2 says INCR a -> 2
+             reset 2 and 3
+             pass 300 ms
+             reset 2 and 1 3
+             pass 1 s
+             node 3 says INCR a -> 3
+             pass 1 s
+             node 1 says GET a -> 3
+             replicas are equal",
+        );
+        assert!(world.net.fired()["reset"] >= 10);
+    }
+}
+
+#[test]
+fn what_a_clogged_link_gives_late_does_no_harm() {
+    for seed in seed()..seed() + 10 {
+        let world = play_founded(
+            seed,
+            "node 1 says SET a 1 -> OK
+             old is leader of a
+             clog old to all for 6 s
+             a is led within 4 s
+             pass 8 s
+             node 1 says INCR a -> 2
+             node 2 says INCR a -> 3
+             node 3 says INCR a -> 4
+             replicas are equal",
+        );
+        assert!(world.net.fired()["clog"] > 0);
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_for_half_a_minute_goes_on() {
+    for seed in seed()..seed() + 10 {
+        let world = play_founded(
+            seed,
+            "node 1 says SET a 1 -> OK
+             old is leader of a
+             disk of old hangs for 30 s
+             node old asks INCR a
+             pass 40 s
+             node old says SET b 1 -> OK
+             node 1 says GET a -> 2
+             node 2 says INCR a -> 3
+             replicas are equal",
+        );
+        assert!(world.net.fired()["stalled job"] > 0);
+    }
+}

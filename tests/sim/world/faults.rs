@@ -1,0 +1,68 @@
+//! Faults that need no more than to be told to the network or to a disk.
+
+use std::time::Duration;
+
+use marline::disk::sim::Crash;
+use marline::reactor::sim::SimNet;
+use marline::reactor::timer::Nanos;
+
+use super::World;
+
+impl World {
+    /// The machine of a node is gone, and nobody is told. Its disk is as after [`kill`](World::kill).
+    pub fn vanish(&mut self, node: usize) {
+        self.note(Some(node), "vanish");
+        let chance = self.net.random();
+        self.end(node, Crash::Random(chance), SimNet::vanish);
+    }
+
+    /// Nothing gets from one node to another for so long; then everything arrives.
+    pub fn clog(&mut self, from: usize, to: usize, time: Duration) {
+        self.note(Some(from), &format!("clog to {to}: {time:?}"));
+        let until = self.net.now() + time.as_nanos() as Nanos;
+        let ends = (self.seats[from - 1].at, self.seats[to - 1].at);
+        self.net.clog(ends.0, ends.1, until);
+    }
+
+    /// All connections between two nodes are reset.
+    pub fn reset(&mut self, one: usize, other: usize) {
+        self.note(Some(one), &format!("reset with {other}"));
+        let ends = (self.seats[one - 1].at, self.seats[other - 1].at);
+        self.net.reset(ends.0, ends.1);
+    }
+
+    /// The disk of a node hangs for so long.
+    pub fn stall(&mut self, node: usize, time: Duration) {
+        self.note(Some(node), &format!("disk: hangs {time:?}"));
+        let until = self.net.now() + time.as_nanos() as Nanos;
+        self.net.stall(self.seats[node - 1].at, until);
+    }
+
+    /// The monotonic clock of a node is so much too fast from now on.
+    pub fn drift(&mut self, node: usize, percent: i32) {
+        self.note(Some(node), &format!("clock: drifts {percent} %"));
+        self.net
+            .set_drift(self.seats[node - 1].at, percent * 10_000);
+    }
+
+    /// Each call of a node's disk takes up to so long; `None`: as on the others.
+    pub fn slow_disk(&mut self, node: usize, most: Option<Duration>) {
+        self.note(Some(node), &format!("disk: {most:?}"));
+        let most = most.map(|most| most.as_nanos() as u64);
+        self.net.set_job_delay_max(self.seats[node - 1].at, most);
+    }
+
+    /// The disk of a node has room for so many bytes more; `None`: for all there is.
+    pub fn limit_disk(&mut self, node: usize, bytes: Option<u64>) {
+        self.note(Some(node), &format!("disk: room for {bytes:?} bytes"));
+        let disk = &self.seat(node).disk;
+        let used: u64 = disk.contents().values().map(|it| it.len() as u64).sum();
+        disk.limit(bytes.map_or(u64::MAX, |bytes| used + bytes));
+    }
+
+    /// The wall clock of a node is so many milliseconds off from now on.
+    pub fn set_clock(&mut self, node: usize, skew_ms: i64) {
+        self.note(Some(node), &format!("clock: {skew_ms} ms off"));
+        self.net.set_wall_skew_ms(self.seats[node - 1].at, skew_ms);
+    }
+}
