@@ -31,7 +31,7 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// For how many ticks a node that leads no longer may leave what was sent to it unanswered.
-const SILENCE_TICKS: u32 = 10;
+const SILENCE_TICKS: u32 = 5;
 /// Serials are counted up to this, and then anew: the highest bit of an id belongs to others.
 const SERIAL_MAX: u32 = u32::MAX >> 1;
 
