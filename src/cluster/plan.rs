@@ -27,6 +27,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 use crate::config::NODES_MAX;
+use crate::planted::{self, Bug};
 
 use super::map::{EPOCH_MAX, META, Map, Member, NodeId, Placement, ReplicaId, is_address, is_name};
 use super::placement::place;
@@ -146,7 +147,9 @@ pub fn join(map: &Map, name: &str, address: SocketAddr) -> Result<Map, Refusal> 
         return Err(Refusal::Full);
     }
     let following = next.next_node.checked_add(1).ok_or(Refusal::Exhausted)?;
-    next.nodes.insert(next.next_node, newcomer(name, address));
+    let number = there.filter(|_| planted::is(Bug::NumberReused));
+    let number = number.unwrap_or(next.next_node);
+    next.nodes.insert(number, newcomer(name, address));
     next.next_node = following;
     Ok(next)
 }

@@ -12,6 +12,7 @@
 use std::io;
 
 use super::{DIRECTORY, Disk};
+use crate::planted::{self, Bug};
 
 const TEMPORARY: &str = ".tmp";
 
@@ -37,7 +38,12 @@ pub(super) fn clear(disk: &dyn Disk, name: &str) -> io::Result<()> {
 /// Gives the temporary file of `name`, all written, its name; on return that is durable.
 pub(super) fn publish(disk: &dyn Disk, name: &str) -> io::Result<()> {
     let temporary = temporary(name);
-    disk.sync(&temporary)?;
+    if !planted::is(Bug::ImageNotSynced) {
+        disk.sync(&temporary)?;
+    }
     disk.rename(&temporary, name)?;
-    disk.sync(DIRECTORY)
+    match planted::is(Bug::NameNotSynced) {
+        true => Ok(()),
+        false => disk.sync(DIRECTORY),
+    }
 }

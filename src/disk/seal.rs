@@ -38,6 +38,7 @@ use ring::hkdf::{HKDF_SHA256, Salt};
 use super::header::SALT_BYTES;
 use super::publish::{clear, publish, temporary};
 use super::{Damage, Disk};
+use crate::planted::{self, Bug};
 
 /// Bytes that sealing adds to a piece.
 pub const TAG_BYTES: usize = 16;
@@ -90,6 +91,11 @@ impl Sealer {
 
 fn nonce(number: u64) -> Nonce {
     let mut bytes = [0; 12];
+    let number = if planted::is(Bug::NonceReused) {
+        0
+    } else {
+        number
+    };
     bytes[4..].copy_from_slice(&number.to_be_bytes());
     Nonce::assume_unique_for_key(bytes)
 }

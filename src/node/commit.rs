@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use crate::cluster::map::META;
 use crate::command::verb::Verb;
+use crate::planted::{self, Bug};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::wire::reply::Dialect;
@@ -383,6 +384,9 @@ fn fly(cx: &mut Cx<'_, Node>) -> bool {
     node.flight.items = node.commits.underway();
     let marks = node.keyspace.begin_flight();
     let is_vote = node.keyspace.take_voted();
+    if planted::is(Bug::AckBeforeSync) {
+        node.keyspace.persisted(node.flight.number - 1);
+    }
     journal::append(cx, record, marks, is_vote);
     true
 }

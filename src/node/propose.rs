@@ -19,6 +19,7 @@ use crate::command::row::{Row, flag};
 use crate::command::verb::Verb;
 use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::disk::wal::PAYLOAD_BYTES_MAX;
+use crate::planted::{self, Bug};
 use crate::reactor::id::ConnId;
 use crate::ring;
 use crate::shard::section::ENTRY_BYTES_MAX;
@@ -308,7 +309,11 @@ fn latch(turn: &mut Turn<'_, '_, '_>, idle: Vec<u16>, free: &[u16]) -> bool {
 fn flags(turn: &mut Turn<'_, '_, '_>) -> u8 {
     if let Some(serving) = turn.serving {
         let no_touch = if serving.no_touch { NO_TOUCH } else { 0 };
-        let early = if serving.is_early { EARLY } else { 0 };
+        let early = if serving.is_early || planted::is(Bug::AckBeforeMajority) {
+            EARLY
+        } else {
+            0
+        };
         return SERVED | no_touch | early;
     }
     let is_split = turn.node.commits.is_split();
@@ -320,7 +325,7 @@ fn flags(turn: &mut Turn<'_, '_, '_>) -> u8 {
         SILENT
     };
     let no_touch = if client.no_touch { NO_TOUCH } else { 0 };
-    let early = if client.is_early && is_split {
+    let early = if (client.is_early || planted::is(Bug::AckBeforeMajority)) && is_split {
         EARLY
     } else {
         0
@@ -444,7 +449,12 @@ impl<'k> Proposal<'k> {
                 what: Counted::Del,
                 keys,
             } => {
-                for key in keys.iter() {
+                let count = if planted::is(Bug::DeleteForgotten) {
+                    1
+                } else {
+                    keys.len()
+                };
+                for key in keys.iter().take(count) {
                     self.change(key, Action::Del);
                 }
                 Answer::Deleted

@@ -16,6 +16,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::planted::{self, Bug};
 use crate::reactor::id::ConnId;
 
 /// Replies of one client that are corked, in bytes.
@@ -47,7 +48,7 @@ impl Replies {
 
     /// Whether the reply of this number is the next to be sent.
     pub fn is_next(&self, number: u64) -> bool {
-        self.next == number
+        self.next == number || planted::is(Bug::RepliesUnordered)
     }
 
     /// The next reply has been written to the end of `out`: those that waited for it follow.
@@ -79,6 +80,9 @@ impl Replies {
         if !is_whole && self.corked.len() + out.len() <= CORKED_BYTES_MAX {
             self.corked.append(out);
             return true;
+        }
+        if planted::is(Bug::BurstLost) {
+            self.corked.clear();
         }
         if !self.corked.is_empty() {
             out.splice(..0, self.corked.drain(..));

@@ -30,6 +30,7 @@ use super::members::Members;
 use super::peer::check::{Refusal, View, check};
 use super::section::{self, Base, Committed, HardState, STAMP_BYTES};
 use super::{Applying, ELECTION_TICKS};
+use crate::planted::{self, Bug};
 
 /// Committed entries handed out at once, in bytes.
 const COMMITTED_BYTES_MAX: u64 = 16 << 20;
@@ -87,6 +88,7 @@ impl Group {
     pub(super) fn new(number: u16, replica: u64, log: Log, applied: u64) -> Group {
         let members = log.members().clone();
         let is_alone = members.is_alone(replica);
+        let is_quiet = !is_alone && !planted::is(Bug::EarlyVote);
         let config = Config {
             id: replica,
             election_tick: ELECTION_TICKS,
@@ -119,7 +121,7 @@ impl Group {
             lease: Lease::default(),
             reign: None,
             transferring: None,
-            quiet_ticks: if is_alone { 0 } else { ELECTION_TICKS },
+            quiet_ticks: if is_quiet { ELECTION_TICKS } else { 0 },
         }
     }
 
@@ -206,7 +208,11 @@ impl Group {
     /// A committed change of the members takes effect.
     pub(super) fn apply_change(&mut self, change: &ConfChangeV2) {
         // An error means that every replica ignores the entry.
-        if let Ok(state) = self.raft.apply_conf_change(change) {
+        if let Ok(mut state) = self.raft.apply_conf_change(change) {
+            if planted::is(Bug::MajorityOfNew) {
+                let left = self.raft.apply_conf_change(&ConfChangeV2::default());
+                state = left.unwrap_or(state);
+            }
             let members = Members::from_conf_state(&state);
             self.raft.mut_store().set_members(members);
             // A leader that was removed would go on without being able to.
@@ -233,13 +239,16 @@ impl Group {
     }
 
     /// Takes in a message of a peer that was [checked](Self::check).
-    pub(super) fn step(&mut self, message: Message) {
+    pub(super) fn step(&mut self, mut message: Message) {
         let is_vote_wanted = matches!(
             message.get_msg_type(),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
         );
         if is_vote_wanted && self.quiet_ticks > 0 {
             return;
+        }
+        if is_vote_wanted && planted::is(Bug::VoteForAnybody) {
+            message.log_term = u64::MAX;
         }
         // What raft cannot use (from a replica that is gone, say) it says and drops.
         let _ = self.raft.step(message);
@@ -283,7 +292,9 @@ impl Group {
     /// Hands the leadership over, if somebody else is ready for it.
     pub(super) fn transfer(&mut self, to: u64) {
         if self.is_leader() {
-            self.lease.end();
+            if !planted::is(Bug::TransferReads) {
+                self.lease.end();
+            }
             self.transferring = self.reign;
             self.raft.transfer_leader(to);
         }
@@ -306,7 +317,11 @@ impl Group {
             return true;
         }
         let raft = &self.raft.raft;
-        let has_all = raft.commit_to_current_term() && applied >= raft.raft_log.committed;
+        let knows_all = raft.commit_to_current_term();
+        if !knows_all && planted::is(Bug::OldTermRead) {
+            return self.is_leader();
+        }
+        let has_all = knows_all && applied >= raft.raft_log.committed;
         has_all && self.is_leading(now)
     }
 
@@ -317,7 +332,9 @@ impl Group {
 
     /// Whether nobody else can lead now.
     fn is_leading(&self, now: u64) -> bool {
-        self.is_leader() && !self.is_transferring() && self.lease.is_valid(now)
+        let is_handing = self.is_transferring() && !planted::is(Bug::TransferReads);
+        let is_sure = self.lease.is_valid(now) || planted::is(Bug::StaleRead);
+        self.is_leader() && !is_handing && is_sure
     }
 
     /// Begins a round of heartbeats for a lease, if one is needed; whether there is something to send.
@@ -373,7 +390,7 @@ impl Group {
                 advanced.snapshot = snapshot;
             }
             let is_of_log = !entries.is_empty() || snapshot.is_some();
-            let is_to_keep = is_of_log || ready.must_sync();
+            let is_to_keep = is_of_log || ready.must_sync() && !planted::is(Bug::VoteForgotten);
             let is_kept = is_to_keep && record.is_some();
             if let Some(record) = record.as_deref_mut().filter(|_| is_to_keep) {
                 section::begin(record, self.number, self.hard_state(), entries.len());

@@ -24,6 +24,7 @@ use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 
 use super::Applying;
 use super::members::Members;
+use crate::planted::{self, Bug};
 
 /// Bytes of applied entries that are kept for followers.
 const KEPT_BYTES_MAX: usize = 16 << 20;
@@ -88,7 +89,10 @@ impl Log {
     }
 
     /// Adds entries; what stood at their indices and behind is gone.
-    pub(super) fn append(&mut self, entries: Vec<Entry>) {
+    pub(super) fn append(&mut self, mut entries: Vec<Entry>) {
+        if planted::is(Bug::ConflictKept) {
+            entries.retain(|entry| entry.index > self.last());
+        }
         let Some(first) = entries.first() else { return };
         assert!(
             self.applied < first.index && first.index <= self.last() + 1,

@@ -41,6 +41,7 @@ use bytes::{Buf, Bytes};
 
 use crate::command::encode::{self, Change};
 use crate::command::op::{Effect, Op};
+use crate::planted::{self, Bug};
 use crate::store::{Dropped, Entry, HashSeed, KeyHash, Step, Store};
 use crate::wire::reply::{Dialect, Reply};
 use group::Group;
@@ -241,11 +242,24 @@ impl Shard {
     pub fn next_at_ms(&mut self) -> Option<u64> {
         while let Some(entry) = self.group.committed() {
             if !entry.is_members && !entry.changes.is_empty() {
-                return Some(entry.at_ms.max(self.applied.at_ms));
+                return Some(self.time_of(entry.at_ms));
             }
             self.finish_entry();
         }
         None
+    }
+
+    /// As of when an entry with this stamp counts.
+    fn time_of(&self, stamp_ms: u64) -> u64 {
+        if planted::is(Bug::OwnClock) {
+            return stamp_ms + 700 * (self.replica() >> 32);
+        }
+        let is_latest = planted::is(Bug::TimeRunsBack) || stamp_ms > self.applied.at_ms;
+        if is_latest {
+            stamp_ms
+        } else {
+            self.applied.at_ms
+        }
     }
 
     /// Applies the next committed change, writes its reply, and tells `touched` of the key it was about. `None`
@@ -350,6 +364,11 @@ impl Shard {
     /// Does a reading operation as of `at_ms` and writes its reply.
     pub fn read(&mut self, op: &Op<'_>, at_ms: u64, reply: &mut Reply<'_>) -> Effect {
         assert!(!op.action.is_write(), "writes go through the log");
+        let at_ms = if planted::is(Bug::ExpiredRead) {
+            0
+        } else {
+            at_ms
+        };
         self.store.apply(op, at_ms, reply)
     }
 
@@ -364,6 +383,7 @@ impl Shard {
     pub fn settle(&mut self) {
         let at_ms = match self.is_alone() {
             true => self.proposed.front().map_or(u64::MAX, |&(_, at_ms)| at_ms),
+            false if planted::is(Bug::SweptByOwnClock) => u64::MAX,
             false => self.applied.at_ms,
         };
         self.store.set_settled(at_ms);

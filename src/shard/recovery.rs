@@ -23,6 +23,7 @@ use super::peer::change::check_change;
 use super::section::{self, Base, HardState, NUMBER_MAX, Section};
 use super::{ALONE, Applying, NOBODY, Shard};
 use crate::command::encode::{self, Change};
+use crate::planted::{self, Bug};
 use crate::store::{HashSeed, Store};
 use crate::wire::reply::{Dialect, Reply};
 
@@ -214,7 +215,12 @@ impl Recovery {
     /// Takes in an entry that was written when the shard was in `term`.
     fn entry(&mut self, entry: &section::Entry<'_>, term: u64) -> Result<(), String> {
         if entry.index <= self.applied.index {
-            return Ok(());
+            return match section::body(entry.data) {
+                Ok(Some((at_ms, changes))) if planted::is(Bug::AppliedTwice) => {
+                    self.apply_changes(entry.index, changes, at_ms)
+                }
+                _ => Ok(()),
+            };
         }
         // Left of an earlier log, behind what a snapshot holds of the one that took its place; so is what follows it.
         if entry.term < self.applied.term {
@@ -371,6 +377,9 @@ impl Recovery {
 
     /// The shard.
     pub fn finish(mut self) -> Shard {
+        if self.log.last() > self.applied.index && planted::is(Bug::LastEntryDropped) {
+            self.log.cut(self.log.last() - 1);
+        }
         self.log.set_hard_state(RaftHardState {
             term: self.state.term,
             vote: self.state.vote,

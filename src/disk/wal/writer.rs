@@ -14,6 +14,7 @@ use super::record::{self, ALIGN_BYTES, Frame, HEAD_BYTES, Head, Kind, Open};
 use super::replay::End;
 use super::spares::{Spare, SparePlan, Spares};
 use super::{ActiveKey, PAYLOAD_BYTES_MAX, SegmentInfo, is_full, segment_name};
+use crate::planted::{self, Bug};
 
 /// Segments are not shorter than this: the beginning of one and a few records.
 pub const SEGMENT_BYTES_MIN: u64 = 256;
@@ -310,7 +311,10 @@ impl Wal {
         if let Err(error) = self.disk.write(&live.name, self.end, &self.buffer) {
             return Err(self.retract(error));
         }
-        if sync && let Err(error) = self.disk.sync(&live.name) {
+        if sync
+            && !planted::is(Bug::SyncSkipped)
+            && let Err(error) = self.disk.sync(&live.name)
+        {
             // Of what the sync lost, only this record may be taken back.
             return Err(match self.synced == self.sequence {
                 true => self.retract(error),
@@ -363,7 +367,9 @@ impl Wal {
             self.spares.add(spare);
             return Err(self.full_or_broken(error));
         }
-        (self.disk.sync(DIRECTORY)).map_err(|error| self.broken(error))?;
+        if !planted::is(Bug::SegmentNameNotSynced) {
+            (self.disk.sync(DIRECTORY)).map_err(|error| self.broken(error))?;
+        }
         self.segments.push(SegmentInfo {
             number: frame.number,
             bytes: spare.bytes,
@@ -461,7 +467,8 @@ fn segment_bytes_for(payload_bytes: usize, is_sealed: bool) -> u64 {
 /// Puts zeros where the next record's checksums will stand, as far as the `room` of the segment goes: old bytes
 /// would look like a torn record.
 fn terminate(buffer: &mut Vec<u8>, room: u64) {
-    if buffer.len() as u64 + ALIGN_BYTES as u64 <= room {
+    let has_room = buffer.len() as u64 + ALIGN_BYTES as u64 <= room;
+    if has_room && !planted::is(Bug::GenerationIgnored) {
         buffer.extend_from_slice(&[0; ALIGN_BYTES]);
     }
 }

@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use crate::cluster::map::{NodeId, ReplicaId};
 use crate::command::row::{Row, flag};
 use crate::command::verb::Verb;
+use crate::planted::{self, Bug};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::timer::Nanos;
@@ -308,6 +309,8 @@ pub fn reply_to(cx: &mut Cx<'_, Node>, recipient: &Recipient, reply: &[u8]) {
 
 fn fail(cx: &mut Cx<'_, Node>, errand: Errand, text: &str) {
     let mut out = Vec::new();
+    let is_told = text == NO_LEADER || planted::is(Bug::UnknownToldUndone);
+    let text = if is_told { NO_LEADER } else { text };
     Reply::new(&mut out, errand.dialect).error(text);
     finish(cx, errand, &out);
 }

@@ -4,6 +4,7 @@ use crate::command::data::{Command, Many};
 use crate::command::parse;
 use crate::command::row::{Keys, Row, flag};
 use crate::command::verb::Verb;
+use crate::planted::{self, Bug};
 use crate::wire::request::Args;
 
 use super::super::keyspace;
@@ -35,6 +36,7 @@ pub fn route(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
     let Some(shard) = of_slot.or_else(|| shard_of(turn.node, row, args)) else {
         return Some(match gather::is_divisible(row.verb) {
             true if propose::has_enough(turn) => Next::Settle,
+            true if !row.is(flag::WRITE) && planted::is(Bug::GatherStale) => stale(turn, row, args),
             true => gather::by_keys(turn, row, args),
             false => refuse(turn, CROSSSLOT),
         });
@@ -56,7 +58,8 @@ pub fn route(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
 
 /// Whether a read may be answered by this node's replica of a shard, whoever leads: the client said READONLY.
 fn may_be_stale(turn: &mut Turn<'_, '_, '_>, shard: u16) -> bool {
-    turn.client().takes_stale && !turn.node.keyspace.is_vacant(shard)
+    let takes_stale = turn.client().takes_stale || planted::is(Bug::FollowerRead);
+    takes_stale && !turn.node.keyspace.is_vacant(shard)
 }
 
 /// Answers a read by what this node knows, behind all that the client has asked before.

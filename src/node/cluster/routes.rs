@@ -23,6 +23,7 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::cluster::map::NodeId;
+use crate::planted::{self, Bug};
 use crate::reactor::timer::Nanos;
 
 /// How long something may wait for a leader.
@@ -157,6 +158,7 @@ impl<T> Routes<T> {
             return;
         };
         let must_wait = route.count > 0 && (route.node != leader || route.is_refused);
+        let must_wait = must_wait && !planted::is(Bug::TwoLeadersAsked);
         let is_soon = route.refusals > 1 && !is_tick;
         if must_wait || is_soon {
             return;
@@ -256,7 +258,8 @@ impl<T> Routes<T> {
             let route = self.routes.entry(entry.shard).or_default();
             route.count -= 1;
             entry.node = 0;
-            if entry.is_write || entry.what.is_none() {
+            let is_write = entry.is_write && !planted::is(Bug::WriteSentAgain);
+            if is_write || entry.what.is_none() {
                 unknown.extend(self.all.remove(key).what);
             } else {
                 route.wait_again(came, key);

@@ -21,6 +21,7 @@ use crate::command::resolve;
 use crate::command::row::Row;
 use crate::command::table;
 use crate::command::verb::Verb;
+use crate::planted::{self, Bug};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::net::Net;
@@ -145,6 +146,7 @@ fn attempt(node: &mut Node, net: &mut Net<'_, Node>, link: ConnId, command: &Com
         flags,
     } = command.head;
     let is_refusing = served(node).is_some_and(|served| served.refusing.contains(&(link, shard)));
+    let is_refusing = is_refusing && !planted::is(Bug::RefusingForgotten);
     let is_leader = node.keyspace.is_leader(shard) && !is_refusing;
     if is_leader && super::is_handing(node, shard) {
         return false;

@@ -5,6 +5,7 @@
 
 use crate::cluster::map::META;
 use crate::command::{resolve, table};
+use crate::planted::{self, Bug};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::net::Net;
@@ -327,6 +328,7 @@ fn refuse(turn: &mut Turn<'_, '_, '_>, work: &Work, fate: Fate) {
         turn.reply.error(match fate {
             Fate::Kept | Fate::Refused => propose::NO_SPACE_LEFT,
             Fate::Moved => MOVED,
+            Fate::Unknown if planted::is(Bug::UnknownToldUndone) => MOVED,
             Fate::Unknown => UNKNOWN,
         });
     }

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use slab::Slab;
 
 use crate::cluster::map::META;
+use crate::planted::{self, Bug};
 use crate::reactor::timer::Nanos;
 use crate::ring;
 
@@ -257,7 +258,12 @@ impl Commits {
             return Committed::Unawaited;
         };
         let batch = entry.batch;
-        match (entry.term, entry.index).cmp(&(term, index)) {
+        let proposed_in = if planted::is(Bug::TermIgnored) {
+            term
+        } else {
+            entry.term
+        };
+        match (proposed_in, entry.index).cmp(&(term, index)) {
             Ordering::Greater => return Committed::Unawaited,
             Ordering::Less => return Committed::Lost(self.end(batch)),
             Ordering::Equal => {}
