@@ -53,7 +53,6 @@ use slab::Slab;
 
 use crate::cluster::map::{META, Map, NodeId, ReplicaId};
 use crate::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
-use crate::planted::{self, Bug};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::net::Net;
@@ -447,9 +446,8 @@ fn unreachable(cx: &mut Cx<'_, Node>, address: SocketAddr) {
 /// Whether this node is handing the leadership of a shard over.
 pub fn is_handing(node: &Node, shard: u16) -> bool {
     let cluster = node.cluster.as_ref();
-    let is_handing = node.keyspace.is_transferring(shard)
-        || cluster.is_some_and(|cluster| cluster.handing.has(shard));
-    is_handing && !planted::is(Bug::TransferReads)
+    node.keyspace.is_transferring(shard)
+        || cluster.is_some_and(|cluster| cluster.handing.has(shard))
 }
 
 /// The number of a shard as people say it.

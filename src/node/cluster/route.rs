@@ -46,7 +46,9 @@ pub fn route(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
     } else if may_be_stale(turn, shard) {
         return Some(stale(turn, row, args));
     }
-    let is_led = turn.node.keyspace.is_leader(shard) && !super::is_handing(turn.node, shard);
+    let stays = !super::is_handing(turn.node, shard)
+        || !row.is(flag::WRITE) && planted::is(Bug::TransferReads);
+    let is_led = turn.node.keyspace.is_leader(shard) && stays;
     if !is_led || has_forwarded(turn.node, shard) {
         return Some(forward::command(turn, row, args, shard));
     }
