@@ -12,6 +12,11 @@
 //! step with nothing to keep still stands behind those before it. A leader's messages go out at once, so that the
 //! followers' disks work beside its own (Ongaro's thesis, 10.2.1).
 //!
+//! A machine may be given an old backup of its disk. Its replica has then forgotten what it acknowledged, which raft
+//! does not believe: its leader would never send that again. So a heartbeat that tells of entries which are not there
+//! is answered by what is there ([`Group::confess`]), and a leader takes back what it believed ([`Group::believe`]).
+//! What was committed stays so, on one disk less until then.
+//!
 //! Who has just started votes for nobody for an election timeout: it may have promised a leader not to, and promises
 //! are not written down. Timeouts differ by the replica's rank in its group, so that two do not stand for election
 //! again and again at the same moment, and nothing here is random.
@@ -250,8 +255,48 @@ impl Group {
         if is_vote_wanted && planted::is(Bug::VoteForAnybody) {
             message.log_term = u64::MAX;
         }
+        self.believe(&message);
         // What raft cannot use (from a replica that is gone, say) it says and drops.
         let _ = self.raft.step(message);
+    }
+
+    /// Answers a heartbeat, which was checked but for that, of a leader to whom this replica has acknowledged more than
+    /// it has: that it has forgotten it.
+    pub(super) fn confess(&mut self, mut heartbeat: Message) {
+        let log = &self.raft.raft.raft_log;
+        let (last, last_term, wanted) = (log.last_index(), log.last_term(), heartbeat.commit);
+        log::warn!(
+            "shard {}: entries {} to {wanted} were acknowledged and are not there: was an old backup of this \
+             directory put back? They are asked for again",
+            self.number,
+            last + 1
+        );
+        let mut answer = Message::default();
+        answer.set_msg_type(MessageType::MsgAppendResponse);
+        (answer.from, answer.to) = (self.replica, heartbeat.from);
+        answer.term = heartbeat.term;
+        answer.reject = true;
+        (answer.index, answer.reject_hint, answer.log_term) = (wanted, last, last_term);
+        heartbeat.commit = heartbeat.commit.min(last);
+        let _ = self.raft.step(heartbeat);
+        self.outbox.push(answer);
+    }
+
+    /// Takes back what a replica had acknowledged to this leader, if it says that it does not have it. When that is an
+    /// old answer to what was sent long ago, it only costs another question.
+    fn believe(&mut self, message: &Message) {
+        let raft = &mut self.raft.raft;
+        let is_denial = message.get_msg_type() == MessageType::MsgAppendResponse && message.reject;
+        if !is_denial || raft.state != StateRole::Leader || message.term != raft.term {
+            return;
+        }
+        let Some(progress) = raft.mut_prs().get_mut(message.from) else {
+            return;
+        };
+        if message.index <= progress.matched && message.reject_hint < progress.matched {
+            progress.matched = message.reject_hint;
+            progress.become_probe();
+        }
     }
 
     /// A tick has passed.

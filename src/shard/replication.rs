@@ -101,7 +101,13 @@ impl Shard {
     /// # Errors
     /// It is nonsense, or not for this replica: it was dropped.
     pub fn step(&mut self, message: Message, from: u32) -> Result<(), Refusal> {
-        self.group.check(&message, from)?;
+        match self.group.check(&message, from) {
+            Err(Refusal::Beyond) if message.get_msg_type() == MessageType::MsgHeartbeat => {
+                self.group.confess(message);
+                return Ok(());
+            }
+            checked => checked?,
+        }
         if !message.get_entries().iter().all(has_sound_changes) {
             return Err(Refusal::Changes);
         }

@@ -88,3 +88,35 @@ fn a_disk_that_hangs_for_half_a_minute_goes_on() {
         assert!(world.net.fired()["stalled job"] > 0);
     }
 }
+
+#[test]
+fn a_machine_that_is_given_an_old_backup_is_told_again_what_it_has_forgotten() {
+    for seed in seed()..seed() + 10 {
+        play_founded(
+            seed,
+            "node 1 says SET a 1 -> OK
+             other is follower of a
+             back up other
+             node 1 says INCR a -> 2
+             node 1 says INCR a -> 3
+             replicas are equal
+             restore other
+             start other
+             pass 5 s
+             node other says GET a -> 3
+             replicas are equal
+             node other says INCR a -> 4
+             replicas are equal
+             # The same for one that leads.
+             old is leader of a
+             back up old
+             node 1 says INCR a -> 5
+             replicas are equal
+             restore old
+             start old
+             a is led within 4 s
+             node old says GET a -> 5
+             replicas are equal",
+        );
+    }
+}

@@ -17,6 +17,7 @@
 //! replicas are equal                 soon
 //! join 4                             started as one that joins     wipe 2   its disk is empty; if it ran, it is killed
 //! end process 1                      as kill, but the power stays on
+//! back up 1                          the disk as it is       restore 1   it is so again; if the node ran, it is killed
 //! placed within 60 s                 every replica is where the map wants it, and the map has nothing left to do
 //! fill 20 of 512 KiB                 so many large values, all under keys of their own; `again` under one
 //! load begins    load ends           clients of all nodes that run count up; their answers must be right
@@ -26,6 +27,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
+
+use marline::disk::sim::SimDisk;
 
 use super::world::{Client, Plan, World};
 
@@ -49,6 +52,7 @@ pub fn play_in(world: World, text: &str) -> World {
         names: BTreeMap::new(),
         asked: BTreeMap::new(),
         skews_ms: BTreeMap::new(),
+        backups: BTreeMap::new(),
     };
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     for line in lines.filter(|line| !line.starts_with('#')) {
@@ -66,6 +70,8 @@ struct Player {
     /// Clients that wait for an answer, by node.
     asked: BTreeMap<usize, VecDeque<Client>>,
     skews_ms: BTreeMap<usize, i64>,
+    /// Disks as they were.
+    backups: BTreeMap<usize, SimDisk>,
 }
 
 type Outcome = Result<(), String>;
@@ -98,6 +104,20 @@ impl Player {
             ["load", "ends"] => self.world.end_load(),
             ["placed", "within", number, unit] => {
                 self.world.settle_within(time(number, unit)?);
+                Ok(())
+            }
+            ["back", "up", node] => {
+                let node = self.node(node)?;
+                self.backups.insert(node, self.world.back_up(node));
+                Ok(())
+            }
+            ["restore", node] => {
+                let node = self.node(node)?;
+                if self.world.is_up(node) {
+                    self.world.kill(node);
+                }
+                let backup = self.backups.get(&node).ok_or("it was not backed up")?;
+                self.world.restore(node, backup);
                 Ok(())
             }
             ["kill", ..] => self.each(&words[1..], World::kill),
