@@ -414,7 +414,8 @@ fn told(call: Call, answer: &str) -> Option<Told> {
     }
 }
 
-fn is_refusal(answer: &str) -> bool {
+/// Whether an answer says that nothing was done, and may be asked again.
+pub fn is_refusal(answer: &str) -> bool {
     ["-CLUSTERDOWN", "-TRYAGAIN", "-LOADING", "-NOSPACE"]
         .iter()
         .any(|begin| answer.starts_with(begin))

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fastrand::Rng;
-use marline::disk::sim::Fault;
+use marline::disk::sim::rot::Rot;
+use marline::disk::sim::{Fault, SimDisk};
 
 use super::swarm::Swarm;
 use super::world::{Client, World};
@@ -16,11 +17,16 @@ use super::world::{Client, World};
 /// How long what was ordered may take to be answered, in nanoseconds.
 const ORDER_NS: u64 = 10_000_000_000;
 
+/// How much too fast or too slow a monotonic clock is at most: leases allow for 5 % between two of them.
+const DRIFT_PERCENT_MAX: i32 = 2;
+
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     /// A machine loses its power.
     Kill,
+    /// A machine is gone, and nobody is told.
+    Vanish,
     /// It does in the middle of a call of its disk.
     KillInCall,
     /// A process dies; what it wrote is there.
@@ -31,16 +37,26 @@ pub enum Kind {
     Pause,
     /// A disk is slow.
     SlowDisk,
+    /// A disk hangs.
+    Stall,
     /// A call of a disk fails.
     DiskError,
+    /// A read of a disk fails.
+    ReadError,
     /// All calls do from then on.
     DiskBroken,
     /// A disk is full.
     DiskFull,
     /// A wall clock is set.
     Clock,
+    /// A monotonic clock is a little too fast or too slow.
+    Drift,
     /// Links of a node are slow and lossy.
     SlowLinks,
+    /// Links of a node are clogged.
+    Clog,
+    /// Connections of a node are reset.
+    Reset,
     /// Links of a node are cut one way or both.
     Cut,
     /// They are cut and mended again and again.
@@ -49,6 +65,10 @@ pub enum Kind {
     Split,
     /// A machine is given an empty disk.
     Wipe,
+    /// Something on a disk becomes wrong where it lies.
+    Rot,
+    /// A machine is given a backup of its disk.
+    Restore,
     /// A node joins.
     Join,
     /// A node is to leave.
@@ -56,29 +76,56 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 25] = [
         Kind::Kill,
+        Kind::Vanish,
         Kind::KillInCall,
         Kind::EndProcess,
         Kind::PowerOff,
         Kind::Pause,
         Kind::SlowDisk,
+        Kind::Stall,
         Kind::DiskError,
+        Kind::ReadError,
         Kind::DiskBroken,
         Kind::DiskFull,
         Kind::Clock,
+        Kind::Drift,
         Kind::SlowLinks,
+        Kind::Clog,
+        Kind::Reset,
         Kind::Cut,
         Kind::Flap,
         Kind::Split,
         Kind::Wipe,
+        Kind::Rot,
+        Kind::Restore,
         Kind::Join,
         Kind::Leave,
     ];
 
+    /// Whether it happens to a node that works.
+    fn needs_life(self) -> bool {
+        matches!(
+            self,
+            Kind::Kill
+                | Kind::Vanish
+                | Kind::EndProcess
+                | Kind::Pause
+                | Kind::KillInCall
+                | Kind::DiskError
+                | Kind::ReadError
+                | Kind::DiskBroken
+                | Kind::DiskFull
+        )
+    }
+
     /// Whether it needs nodes that come and go.
     pub fn is_of_membership(self) -> bool {
-        matches!(self, Kind::Wipe | Kind::Join | Kind::Leave)
+        matches!(
+            self,
+            Kind::Wipe | Kind::Rot | Kind::Restore | Kind::Join | Kind::Leave
+        )
     }
 }
 
@@ -106,8 +153,12 @@ pub struct Nemesis {
     without: BTreeSet<usize>,
     next: (u64, Rng),
     troubles: Vec<(u64, Trouble)>,
+    /// When the last of those is over that end by themselves.
+    last_end: u64,
     /// Clients that have ordered something, and when.
     orders: Vec<(Client, u64)>,
+    /// A disk as it was.
+    backup: Option<(usize, SimDisk)>,
     /// What happened how often.
     pub fired: BTreeMap<Kind, u64>,
 }
@@ -123,7 +174,9 @@ impl Nemesis {
             without: without.clone(),
             next: (0, Rng::with_seed(0)),
             troubles: Vec::new(),
+            last_end: 0,
             orders: Vec::new(),
+            backup: None,
             fired: BTreeMap::new(),
         };
         nemesis.next = nemesis.draw(now);
@@ -140,6 +193,11 @@ impl Nemesis {
     /// How many faults were drawn.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// How often something happened.
+    pub fn count_of(&self, kind: Kind) -> usize {
+        self.fired.get(&kind).map_or(0, |&count| count as usize)
     }
 
     /// When there is something to do next.
@@ -164,8 +222,10 @@ impl Nemesis {
         }
     }
 
-    /// Ends all faults.
+    /// Ends all faults, and waits for those that end by themselves.
     pub fn end_all(&mut self, world: &mut World) {
+        let left = self.last_end.saturating_sub(world.net.now());
+        world.pass(Duration::from_nanos(left));
         self.end(world, |_| true);
         for (client, _) in std::mem::take(&mut self.orders) {
             world.close(client);
@@ -202,20 +262,44 @@ impl Nemesis {
     ) -> Option<Vec<Trouble>> {
         let is_well = world.is_up(node) && !world.is_paused(node);
         let trouble = match kind {
-            Kind::Kill
-            | Kind::EndProcess
-            | Kind::Pause
-            | Kind::KillInCall
-            | Kind::DiskError
-            | Kind::DiskBroken
-            | Kind::DiskFull
-                if !is_well =>
-            {
-                return None;
-            }
+            _ if kind.needs_life() && !is_well => return None,
             Kind::Kill => {
                 world.kill(node);
                 Trouble::Down(node)
+            }
+            Kind::Vanish => {
+                world.vanish(node);
+                Trouble::Down(node)
+            }
+            Kind::Stall => {
+                let time = Duration::from_millis(rng.u64(100..self.lasting_ms));
+                world.stall(node, time);
+                self.note_end(world, time);
+                return Some(Vec::new());
+            }
+            Kind::ReadError => {
+                world.fail_read(node, rng.u64(..12));
+                Trouble::Disk(node)
+            }
+            Kind::Drift => {
+                world.drift(node, rng.i32(-DRIFT_PERCENT_MAX..=DRIFT_PERCENT_MAX));
+                return Some(Vec::new());
+            }
+            Kind::Clog => {
+                let most = Duration::from_millis(rng.u64(20..self.lasting_ms));
+                for (from, to) in pairs(world, node) {
+                    if rng.bool() {
+                        world.clog(from, to, most);
+                    }
+                }
+                self.note_end(world, most);
+                return Some(Vec::new());
+            }
+            Kind::Reset => {
+                for other in world.all().filter(|&other| other != node) {
+                    world.reset(node, other);
+                }
+                return Some(Vec::new());
             }
             Kind::KillInCall => {
                 world.kill_in_call(node, rng.u64(..12));
@@ -281,8 +365,27 @@ impl Nemesis {
                 Trouble::Links
             }
             Kind::Wipe => {
-                wipe(world, rng)?;
+                let node = spare(world, rng)?;
+                world.wipe(node);
+                world.start(node);
                 return Some(Vec::new());
+            }
+            Kind::Rot => {
+                let node = spare(world, rng).filter(|_| is_even(world))?;
+                world.kill_process(node);
+                world.rot(node, Rot::ALL[rng.usize(..Rot::ALL.len())], rng);
+                Trouble::Down(node)
+            }
+            Kind::Restore => {
+                let Some((node, backup)) = self.backup.take() else {
+                    let node = rng.choice(world.members())?;
+                    self.backup = Some((node, world.back_up(node)));
+                    return None;
+                };
+                spare(world, rng).filter(|_| is_even(world) && world.members().contains(&node))?;
+                world.kill(node);
+                world.restore(node, &backup);
+                Trouble::Down(node)
             }
             Kind::Join => {
                 let node = rng.choice(self.strangers(world))?;
@@ -297,6 +400,12 @@ impl Nemesis {
             }
         };
         Some(vec![trouble])
+    }
+
+    /// Something ends by itself after this time.
+    fn note_end(&mut self, world: &World, time: Duration) {
+        let end = world.net.now() + time.as_nanos() as u64;
+        self.last_end = self.last_end.max(end);
     }
 
     /// Nodes that are no members, and that nobody is about to start.
@@ -378,6 +487,9 @@ impl Nemesis {
 }
 
 fn start(world: &mut World, node: usize) {
+    if world.has_found_rot(node) {
+        world.wipe(node);
+    }
     if !world.is_up(node) && world.has_lived(node) {
         world.start(node);
     }
@@ -407,14 +519,19 @@ fn power_off(world: &mut World) -> Vec<Trouble> {
     up.into_iter().map(Trouble::Down).collect()
 }
 
-/// A node loses its disk, if all the others have what was on it.
-fn wipe(world: &mut World, rng: &mut Rng) -> Option<()> {
+/// A node that may lose its disk: all the others have what is on it, and no other disk is wrong.
+fn spare(world: &World, rng: &mut Rng) -> Option<usize> {
     let members = world.members();
     let map = world.map()?;
-    let is_whole =
-        members.len() >= 3 && map.nodes.len() == members.len() && world.misplaced().is_none();
-    let node = rng.choice(members).filter(|_| is_whole)?;
-    world.wipe(node);
-    world.start(node);
-    Some(())
+    let is_whole = members.len() >= 3
+        && map.nodes.len() == members.len()
+        && world.misplaced().is_none()
+        && !world.all().any(|node| world.is_rotten(node));
+    rng.choice(members).filter(|_| is_whole)
+}
+
+/// Whether all replicas have the same entries: then one may forget some, for the others need not ask it.
+fn is_even(world: &World) -> bool {
+    let mut shards = world.shards().into_iter();
+    shards.all(|shard| world.difference(shard).is_none())
 }

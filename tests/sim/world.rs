@@ -122,6 +122,10 @@ struct Seat {
     keys: Option<Keys>,
     /// Whether its process may end because of its disk.
     may_fail: bool,
+    /// Whether something on its disk is wrong.
+    is_rotten: bool,
+    /// Whether its last process ended because of its disk.
+    has_failed: bool,
 }
 
 /// A connection of a client.
@@ -140,6 +144,8 @@ pub struct Deed {
 #[derive(Default)]
 struct Heard {
     bytes: Vec<u8>,
+    /// What the client has said and its connection has not taken.
+    unsent: Vec<u8>,
     /// Lines to come that answer HELLO.
     greetings: usize,
     is_closed: bool,
@@ -193,6 +199,8 @@ impl World {
             lives: 0,
             keys: plan.is_sealed.then(|| keys(plan.seed + number as u64)),
             may_fail: false,
+            is_rotten: false,
+            has_failed: false,
         };
         let seats = (0..plan.nodes + plan.joiners).map(seat).collect();
         let talkers = net.node();
@@ -314,6 +322,7 @@ impl World {
         let seat = self.seat(node);
         assert!(seat.process.is_none(), "node {node} runs");
         seat.lives += 1;
+        seat.has_failed = false;
         let files = Files {
             disk: Arc::new(seat.disk.clone()),
             backups: Arc::new(SimDisk::new(0)),
@@ -351,7 +360,9 @@ impl World {
         }
         self.note(Some(node), "wipe");
         let chance = self.net.random();
-        self.seat(node).disk = SimDisk::new(chance);
+        let seat = self.seat(node);
+        seat.disk = SimDisk::new(chance);
+        (seat.is_rotten, seat.has_failed) = (false, false);
     }
 
     /// A node joins whenever it is started without data from now on.
@@ -470,7 +481,12 @@ impl World {
                 let fatal = process.app().fatal();
                 if !goes_on || fatal.is_some() {
                     let text = format!("ends: {}", fatal.unwrap_or("of itself"));
-                    assert!(seat.may_fail, "node {} {text}", number + 1);
+                    assert!(
+                        seat.may_fail || seat.is_rotten,
+                        "node {} {text}",
+                        number + 1
+                    );
+                    seat.has_failed = true;
                     ended.push((number + 1, text));
                     continue;
                 }
@@ -493,11 +509,12 @@ impl World {
         let mut piece = [0; 4096];
         self.ready.clear();
         self.talkers.poll(None, &mut self.ready).unwrap();
-        for ready in &self.ready {
-            let Some(client) = self.tokens.get(&ready.token) else {
+        for ready in std::mem::take(&mut self.ready) {
+            let Some(&client) = self.tokens.get(&ready.token) else {
                 continue;
             };
-            let Some(heard) = self.heard.get_mut(client) else {
+            self.flush(client);
+            let Some(heard) = self.heard.get_mut(&client) else {
                 continue;
             };
             self.has_news = true;

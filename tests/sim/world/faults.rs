@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use marline::disk::sim::Crash;
+use marline::disk::sim::rot::Rot;
+use marline::disk::sim::{Crash, SimDisk};
 use marline::reactor::sim::SimNet;
 use marline::reactor::timer::Nanos;
 
@@ -43,6 +44,49 @@ impl World {
         self.note(Some(node), &format!("clock: drifts {percent} %"));
         self.net
             .set_drift(self.seats[node - 1].at, percent * 10_000);
+    }
+
+    /// Something on the disk of a node becomes wrong where it lies; what, or nothing if there is nothing of that kind.
+    /// The node may end by it at any time, until its disk is wiped.
+    pub fn rot(&mut self, node: usize, kind: Rot, rng: &mut fastrand::Rng) -> Option<String> {
+        let seat = self.seat(node);
+        let what = seat
+            .disk
+            .rot(kind, rng, |name| !name.starts_with("spare-"))?;
+        seat.is_rotten = true;
+        self.note(Some(node), &format!("rot: {what}"));
+        Some(what)
+    }
+
+    /// Whether something on the disk of a node is wrong.
+    pub fn is_rotten(&self, node: usize) -> bool {
+        self.seats[node - 1].is_rotten
+    }
+
+    /// Whether a node has found out that its disk is wrong, and ended.
+    pub fn has_found_rot(&self, node: usize) -> bool {
+        let seat = &self.seats[node - 1];
+        seat.is_rotten && seat.process.is_none() && seat.has_failed
+    }
+
+    /// The disk of a node as it is now.
+    pub fn back_up(&mut self, node: usize) -> SimDisk {
+        self.note(Some(node), "back up");
+        self.seat(node).disk.fork()
+    }
+
+    /// The disk of a node that is down becomes what it was.
+    pub fn restore(&mut self, node: usize, backup: &SimDisk) {
+        self.note(Some(node), "restore");
+        self.seat(node).disk.restore(backup);
+    }
+
+    /// A read of a node's disk fails, `reads` reads from now. The node may end by it.
+    pub fn fail_read(&mut self, node: usize, reads: u64) {
+        self.note(Some(node), &format!("disk: a read fails in {reads} reads"));
+        let seat = self.seat(node);
+        seat.may_fail = true;
+        seat.disk.fail_read_at(seat.disk.reads() + reads, false);
     }
 
     /// Each call of a node's disk takes up to so long; `None`: as on the others.

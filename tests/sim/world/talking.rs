@@ -36,15 +36,23 @@ impl World {
         self.send_bytes(client, text.as_bytes());
     }
 
-    fn send_bytes(&mut self, client: Client, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            match self.talkers.write(client.0, bytes) {
-                Ok(sent) => bytes = &bytes[sent..],
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    let now = self.net.now();
-                    self.step(now + 1_000_000);
-                }
-                Err(_) => return,
+    fn send_bytes(&mut self, client: Client, bytes: &[u8]) {
+        if let Some(heard) = self.heard.get_mut(&client) {
+            heard.unsent.extend_from_slice(bytes);
+            self.flush(client);
+        }
+    }
+
+    /// Sends of what a client says as much as its connection takes.
+    pub(super) fn flush(&mut self, client: Client) {
+        let Some(heard) = self.heard.get_mut(&client) else {
+            return;
+        };
+        while !heard.unsent.is_empty() {
+            match self.talkers.write(client.0, &heard.unsent) {
+                Ok(sent) => drop(heard.unsent.drain(..sent)),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(_) => return heard.unsent.clear(),
             }
         }
     }
