@@ -37,6 +37,7 @@ struct Sum {
     done: u64,
     refused: u64,
     unknown: u64,
+    unsure: u64,
     fired: BTreeMap<Kind, u64>,
     failed: Vec<(Orders, Failure)>,
 }
@@ -47,6 +48,7 @@ impl Sum {
         self.done += outcome.counts.done;
         self.refused += outcome.counts.refused;
         self.unknown += outcome.counts.unknown;
+        self.unsure += outcome.counts.unsure;
         for (kind, count) in &outcome.fired {
             *self.fired.entry(*kind).or_default() += count;
         }
@@ -174,7 +176,7 @@ pub fn many(seeds: &Seeds, orders: &Orders, jobs: Option<usize>) -> i32 {
     let took = began.elapsed().as_secs_f64();
     println!(
         "{} seeds in {took:.1} s on {jobs} cores: {:.1} seeds/s and {:.0} simulated seconds/s for each; \
-         {} commands ({} refused, {} unknown), {} a seed; {} faults: {}",
+         {} commands ({} refused, {} unknown), {} a seed; {} keys of which nobody can tell; {} faults: {}",
         sum.seeds,
         sum.seeds as f64 / took / jobs as f64,
         sum.simulated_ns as f64 / 1e9 / took / jobs as f64,
@@ -182,6 +184,7 @@ pub fn many(seeds: &Seeds, orders: &Orders, jobs: Option<usize>) -> i32 {
         sum.refused,
         sum.unknown,
         sum.commands() / sum.seeds.max(1),
+        sum.unsure,
         sum.faults(),
         listed(&sum.fired)
     );

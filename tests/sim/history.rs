@@ -297,10 +297,10 @@ impl Case {
     }
 
     /// The longest possible beginning, and what comes next.
-    fn describe(&self, state: &State, is_sure: bool) -> String {
+    fn describe(&self, state: &State) -> String {
         let (count, wanted) = (state.count, self.told.len());
         let mut text = format!(
-            "for sure: {is_sure}; {count} of {wanted} answers are possible, then the key holds {:?}:\n",
+            "{count} of {wanted} answers are possible, then the key holds {:?}:\n",
             state.held
         );
         let done: Vec<usize> = (0..wanted).filter(|&at| state.told.has(at)).collect();
@@ -319,11 +319,12 @@ impl Case {
     }
 }
 
-/// Whether these operations on one key, which began without a value, can have been so.
+/// Whether these operations on one key, which began without a value, can have been so; false: nobody can tell in
+/// reasonable time, which happens when many of them were not answered.
 ///
 /// # Errors
-/// They cannot, or nobody can tell in reasonable time; the longest possible beginning, and what comes next.
-pub fn judge(ops: &[Op]) -> Result<(), String> {
+/// They cannot; the longest possible beginning, and what comes next.
+pub fn judge(ops: &[Op]) -> Result<bool, String> {
     let case = Case::new(ops);
     let first = State {
         told: Done::default(),
@@ -334,7 +335,7 @@ pub fn judge(ops: &[Op]) -> Result<(), String> {
     let (mut best, mut seen, mut stack) = (first.clone(), BTreeSet::new(), vec![first]);
     while let Some(state) = stack.pop() {
         if state.count == case.told.len() {
-            return Ok(());
+            return Ok(true);
         }
         if state.count > best.count {
             best = state.clone();
@@ -346,10 +347,10 @@ pub fn judge(ops: &[Op]) -> Result<(), String> {
             }
         }
         if seen.len() > STATES_MAX {
-            break;
+            return Ok(false);
         }
     }
-    Err(case.describe(&best, seen.len() <= STATES_MAX))
+    Err(case.describe(&best))
 }
 
 #[cfg(test)]
@@ -375,21 +376,21 @@ mod tests {
         let set = op(Call::Set(2_000), Told::Ok, 1, 2);
         for read in [Told::Number(1_000), Told::Number(2_000)] {
             let ops = [unknown, set, op(Call::Get, read, 3, 4)];
-            assert_eq!(judge(&ops), Ok(()));
+            assert_eq!(judge(&ops), Ok(true));
         }
         let incr = op(Call::Incr, Told::Number(2_001), 3, 9);
         let during = op(Call::Get, Told::Number(2_001), 4, 5);
-        assert_eq!(judge(&[set, incr, during]), Ok(()));
+        assert_eq!(judge(&[set, incr, during]), Ok(true));
         let del = op(Call::Del, Told::Number(1), 6, 7);
         let after = op(Call::Get, Told::Nil, 8, 9);
-        assert_eq!(judge(&[set, incr, during, del, after]), Ok(()));
+        assert_eq!(judge(&[set, incr, during, del, after]), Ok(true));
     }
 
     #[test]
     fn what_one_client_says_is_done_in_its_order() {
         let set = op(Call::Set(1_000), Told::Ok, 0, 9);
         let incr = op(Call::Incr, Told::Number(1), 1, 9);
-        assert_eq!(judge(&[set, incr]), Ok(()));
+        assert_eq!(judge(&[set, incr]), Ok(true));
         let client = set.client;
         assert!(judge(&[set, Op { client, ..incr }]).is_err());
     }

@@ -5,6 +5,7 @@
 //! | `SET GET INCR DEL MGET` of few keys | linearizable, each key by itself, and in each client's order |
 //! | `SET key value PX time`, read later | there until its time, and not a moment longer (where clocks agree) |
 //! | `MSET`, `MGET` of two keys of a shard | both are always equal |
+//! | `INCR`, `PEXPIRE`, `SET … PX` of keys that expire soon, `DEL` of two | replicas stay alike |
 //! | `WATCH`, `GET`, `MULTI`, `SET` one more, `EXEC` | no two succeed with the same number |
 //!
 //! A client says some things at once, waits for all answers, and rests.
@@ -14,12 +15,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use fastrand::Rng;
 
 use super::history::{Call, Op, Told, judge};
+use super::swarm::Swarm;
 use super::world::{Client, World};
 
 const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 const PAIRS: [&str; 2] = ["p", "q"];
-/// How long a client waits for an answer before it goes away, in nanoseconds.
-const PATIENCE_NS: u64 = 4_000_000_000;
 /// How exact the time of an expiry is: a batch has one time, and is a while on its way.
 const EXPIRY_NS: u64 = 100_000_000;
 /// What values of keys with an expiry begin with; it must not be found on a disk that is sealed.
@@ -34,6 +34,8 @@ enum What {
     Expired(usize),
     WritePair,
     ReadPair,
+    /// What the replicas are compared by, and not the answer.
+    Any,
     /// The number that is to be counted up, when it was watched.
     Watched,
     /// An answer that has to be this.
@@ -66,6 +68,8 @@ struct Expiring {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub done: u64,
+    /// Keys of which nobody can tell whether all answers were right.
+    pub unsure: u64,
     pub refused: u64,
     pub unknown: u64,
 }
@@ -74,6 +78,8 @@ pub struct Counts {
 pub struct Load {
     rng: Rng,
     rest_ms: u64,
+    /// How long a client waits for an answer before it goes away.
+    patience_ns: u64,
     clocks_agree: bool,
     talkers: Vec<Talker>,
     history: BTreeMap<usize, Vec<Op>>,
@@ -84,11 +90,12 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn new(seed: u64, clients: usize, rest_ms: u64, clocks_agree: bool) -> Load {
+    pub fn new(swarm: &Swarm, clients: usize) -> Load {
         Load {
-            rng: Rng::with_seed(!seed),
-            rest_ms,
-            clocks_agree,
+            rng: Rng::with_seed(!swarm.plan.seed),
+            rest_ms: swarm.rest_ms,
+            patience_ns: swarm.patience_ms * 1_000_000,
+            clocks_agree: swarm.clocks_agree(),
             talkers: (0..clients).map(|_| Talker::default()).collect(),
             history: BTreeMap::new(),
             next_value: 0,
@@ -101,7 +108,7 @@ impl Load {
     /// When there is something to do next, unless somebody hears something before.
     pub fn next_at(&self) -> u64 {
         let next = |talker: &Talker| match talker.asked.front() {
-            Some(asked) => asked.at + PATIENCE_NS,
+            Some(asked) => asked.at + self.patience_ns,
             None => talker.rests_until,
         };
         self.talkers.iter().map(next).min().unwrap_or(u64::MAX)
@@ -140,12 +147,13 @@ impl Load {
                 conn
             }
         };
-        let count = [1, 1, 1, 2, 5][self.rng.usize(..5)];
+        let count = [1, 1, 2, 5, 12][self.rng.usize(..5)];
+        let only = self.rng.bool().then(|| self.rng.usize(..KEYS.len()));
         let mut watches = false;
         for nth in 0..count {
             // A nanosecond apart, for the order.
             let at = world.net.now() + nth;
-            let asked = match self.something(world) {
+            let asked = match self.something(world, only) {
                 // EXEC ends all watches of a client, so it has one at a time.
                 asked if asked.len() > 1 && std::mem::replace(&mut watches, true) => continue,
                 asked => asked,
@@ -157,10 +165,11 @@ impl Load {
         }
     }
 
-    fn something(&mut self, world: &World) -> Vec<(String, What)> {
-        let key = self.rng.usize(..KEYS.len());
+    /// Something to say, about one key if it is to be about one of those.
+    fn something(&mut self, world: &World, only: Option<usize>) -> Vec<(String, What)> {
+        let key = only.unwrap_or_else(|| self.rng.usize(..KEYS.len()));
         let name = KEYS[key];
-        let (text, what) = match self.rng.u8(..20) {
+        let (text, what) = match self.rng.u8(..22) {
             0..=4 => {
                 self.next_value += 1_000;
                 let value = self.next_value;
@@ -196,6 +205,16 @@ impl Load {
                 let text = format!("MSET {{{pair}}}1 {value} {{{pair}}}2 {value}");
                 (text, What::WritePair)
             }
+            19 => {
+                let (pair, ms) = (PAIRS[self.rng.usize(..2)], self.rng.u64(1..900));
+                let text = match self.rng.u8(..4) {
+                    0 => format!("INCR {{{pair}}}t"),
+                    1 => format!("PEXPIRE {{{pair}}}t {ms}"),
+                    2 => format!("SET {{{pair}}}t 5 PX {ms}"),
+                    _ => format!("DEL {{{pair}}}1 {{{pair}}}2"),
+                };
+                (text, What::Any)
+            }
             18 => {
                 let pair = PAIRS[self.rng.usize(..2)];
                 (format!("MGET {{{pair}}}1 {{{pair}}}2"), What::ReadPair)
@@ -217,7 +236,7 @@ impl Load {
         };
         while let Some(asked) = self.talkers[client].asked.pop_front() {
             let Some(answer) = world.line(conn) else {
-                let is_late = asked.at + PATIENCE_NS <= world.net.now();
+                let is_late = asked.at + self.patience_ns <= world.net.now();
                 self.talkers[client].asked.push_front(asked);
                 if world.is_closed(conn) || is_late {
                     self.lose(world, client);
@@ -301,6 +320,10 @@ impl Load {
                     || is_unknown;
                 assert!(is_right, "{fault}");
             }
+            What::Any => assert!(
+                is_refused || is_unknown || !answer.starts_with('-'),
+                "{fault}"
+            ),
             What::Plain(wanted) => assert!(answer == *wanted || is_refused, "{fault}"),
             What::WritePair => assert!(answer == "OK" || is_refused || is_unknown, "{fault}"),
             _ => assert!(is_refused || is_unknown, "{fault}"),
@@ -336,6 +359,8 @@ impl Load {
         if let Some(conn) = self.talkers[client].conn.take() {
             world.close(conn);
         }
+        // Who was not answered asks again, and not all the time.
+        self.talkers[client].rests_until = world.net.now() + self.rng.u64(..2_000_000_000);
     }
 
     fn note(
@@ -393,7 +418,8 @@ impl Load {
             }
         }
         for (key, ops) in &self.history {
-            judge(ops).map_err(|why| format!("key {}: {why}", KEYS[*key]))?;
+            let is_sure = judge(ops).map_err(|why| format!("key {}: {why}", KEYS[*key]))?;
+            self.counts.unsure += u64::from(!is_sure);
         }
         Ok(())
     }

@@ -243,7 +243,11 @@ impl Nemesis {
         let Some(&(kind, _)) = kind else { return };
         let now = world.net.now();
         let node = rng.usize(world.all());
-        let until = now + rng.u64(20..self.lasting_ms) * 1_000_000;
+        let lasting_ms = match rng.u8(..4) {
+            0 => rng.u64(1..50),
+            _ => rng.u64(20..self.lasting_ms),
+        };
+        let until = now + lasting_ms * 1_000_000;
         world.tell(&format!("fault {}: {kind:?}", self.count));
         if let Some(trouble) = self.happen(world, rng, kind, node) {
             *self.fired.entry(kind).or_default() += 1;
@@ -337,6 +341,14 @@ impl Nemesis {
                 for (from, to) in pairs(world, node) {
                     world.slow(from, to, most, loss);
                 }
+                Trouble::Links
+            }
+            Kind::Cut if rng.bool() => {
+                // From one of the others only.
+                let others = world.all().filter(|&other| other != node);
+                let other = rng.choice(others.collect::<Vec<_>>())?;
+                world.cut(node, other);
+                world.cut(other, node);
                 Trouble::Links
             }
             Kind::Cut => {

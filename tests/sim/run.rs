@@ -136,7 +136,7 @@ fn play(orders: &Orders, faults: &mut usize) -> Outcome {
     let clients = orders.clients.unwrap_or(swarm.clients);
     let mut world = World::founded(swarm.plan);
     let began = world.net.now();
-    let mut load = Load::new(orders.seed, clients, swarm.rest_ms, swarm.clocks_agree());
+    let mut load = Load::new(&swarm, clients);
     let mut nemesis = Nemesis::new(&swarm, &orders.without, began);
     let mut watch = Watch::default();
     let end = began + orders.seconds * 1_000_000_000;

@@ -18,6 +18,8 @@ pub struct Swarm {
     pub clients: usize,
     /// How long a client rests between two askings, at most, in milliseconds.
     pub rest_ms: u64,
+    /// How long a client waits for an answer before it goes away, in milliseconds.
+    pub patience_ms: u64,
     /// How often each kind of fault happens, beside the others.
     pub weights: Vec<(Kind, u32)>,
     /// Between two faults, in milliseconds.
@@ -71,6 +73,7 @@ impl Swarm {
             plan,
             clients: rng.usize(3..=6),
             rest_ms: [400, 1_000][rng.usize(..2)],
+            patience_ms: [500, 4_000][rng.usize(..2)],
             weights,
             gap_ms: [(200, 2_500), (1_000, 8_000)][rng.usize(..2)],
             lasting_ms: [600, 3_000, 8_000][rng.usize(..3)],
