@@ -311,6 +311,10 @@ impl Case {
         for at in next {
             text.push_str(&format!("  next? {:?}\n", self.told[at]));
         }
+        let soon = |op: &&Op| op.called_at < first_told && op.told_at >= first_told;
+        for op in self.told.iter().filter(soon) {
+            text.push_str(&format!("  beside {op:?}\n"));
+        }
         let unknown = (0..self.unknown.len()).filter(|&at| !state.unknown.has(at));
         for at in unknown.take_while(|&at| self.unknown[at].called_at <= first_told) {
             text.push_str(&format!("  next? {:?}\n", self.unknown[at]));

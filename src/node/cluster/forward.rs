@@ -163,7 +163,10 @@ pub fn read_again(node: &mut Node, now: Nanos, item: Item) {
         },
         args: frames::encoded(args.args()),
     };
-    pass_on(node, now, item.shard, false, errand);
+    if let Some(cluster) = &mut node.cluster {
+        cluster.forwards.add_taken(item.shard, false, now, errand);
+        pump(node, item.shard);
+    }
 }
 
 /// Passes something on that this node itself wants; nobody waits for the answer.

@@ -16,6 +16,8 @@
 //!   nodes that each take the other for the leader are not kept busy.
 //! - What is not answered for a long time is given up, but still counts as under way: it may be done yet.
 //! - Whatever was added leaves exactly once.
+//! - What was taken when this node led, and cannot be answered here any more, came before all that is for the same shard
+//!   here: while there is something, nothing is taken.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -33,6 +35,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// For how many ticks a node that leads no longer may leave what was sent to it unanswered.
 const SILENCE_TICKS: u32 = 5;
+/// What was taken before is counted up to here, what was passed on at once from here on.
+const CAME_FIRST: u64 = 1 << 63;
 /// Serials are counted up to this, and then anew: the highest bit of an id belongs to others.
 const SERIAL_MAX: u32 = u32::MAX >> 1;
 
@@ -72,10 +76,15 @@ struct Route {
 }
 
 impl Route {
-    /// Something waits again.
-    fn wait_again(&mut self, came: u64, key: usize) {
-        let at = self.waiting.partition_point(|&(other, _)| other < came);
-        self.waiting.insert(at, (came, key));
+    /// Something waits, in the order in which all came.
+    fn wait(&mut self, came: u64, key: usize) {
+        match self.waiting.back() {
+            Some(&(last, _)) if last > came => {
+                let at = self.waiting.partition_point(|&(other, _)| other < came);
+                self.waiting.insert(at, (came, key));
+            }
+            _ => self.waiting.push_back((came, key)),
+        }
     }
 }
 
@@ -83,7 +92,9 @@ impl Route {
 pub struct Routes<T> {
     all: Slab<Entry<T>>,
     serial: u32,
+    /// How many came, and how many came that were taken before.
     came: u64,
+    taken: u64,
     routes: BTreeMap<u16, Route>,
 }
 
@@ -92,7 +103,8 @@ impl<T> Default for Routes<T> {
         Routes {
             all: Slab::new(),
             serial: 0,
-            came: 0,
+            came: CAME_FIRST,
+            taken: 0,
             routes: BTreeMap::new(),
         }
     }
@@ -131,7 +143,16 @@ impl<T> Routes<T> {
     /// Adds something, which waits until [`send`](Self::send).
     pub fn add(&mut self, shard: u16, is_write: bool, now: Nanos, what: T) {
         self.came += 1;
-        let came = self.came;
+        self.insert(self.came, shard, is_write, now, what);
+    }
+
+    /// Adds something that this node had taken, in front of what is here for the shard.
+    pub fn add_taken(&mut self, shard: u16, is_write: bool, now: Nanos, what: T) {
+        self.taken += 1;
+        self.insert(self.taken, shard, is_write, now, what);
+    }
+
+    fn insert(&mut self, came: u64, shard: u16, is_write: bool, now: Nanos, what: T) {
         let key = self.all.insert(Entry {
             serial: 0,
             came,
@@ -141,8 +162,7 @@ impl<T> Routes<T> {
             node: 0,
             what: Some(what),
         });
-        let route = self.routes.entry(shard).or_default();
-        route.waiting.push_back((came, key));
+        self.routes.entry(shard).or_default().wait(came, key);
     }
 
     /// Sends what waits for a shard to the node that leads it, if it may be sent now: each with its id and whether it
@@ -212,7 +232,7 @@ impl<T> Routes<T> {
         if entry.what.is_none() {
             self.all.remove(key);
         } else if let Some(route) = self.routes.get_mut(&shard) {
-            route.wait_again(came, key);
+            route.wait(came, key);
         }
         Some(shard)
     }
@@ -262,7 +282,7 @@ impl<T> Routes<T> {
             if is_write || entry.what.is_none() {
                 unknown.extend(self.all.remove(key).what);
             } else {
-                route.wait_again(came, key);
+                route.wait(came, key);
             }
         }
         unknown

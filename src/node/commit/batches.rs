@@ -346,7 +346,9 @@ impl Commits {
             META => self.entries.len() - 1,
             shard => shard.into(),
         };
-        self.entries[index].is_empty() && self.lanes[self.lane_of(shard)].is_empty()
+        self.entries[index].is_empty()
+            && self.lanes[self.lane_of(shard)].is_empty()
+            && !self.is_stalled(index)
     }
 
     /// Whether the open batches are to be held, `landed` items having been made durable by a sync that took so long;
