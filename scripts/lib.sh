@@ -16,7 +16,7 @@ release_binary() {
 # half as fast.
 simulator() {
     local said
-    said="$(cargo test --profile "${SIM_PROFILE:-sim}" --test sim --no-run 2>&1)" || { printf '%s\n' "$said" >&2; return 1; }
+    said="$(cargo test --profile "${SIM_PROFILE:-sim}" "$@" --test sim --no-run 2>&1)" || { printf '%s\n' "$said" >&2; return 1; }
     sed -n 's/.*Executable.*(\(.*\))$/\1/p' <<< "$said"
 }
 

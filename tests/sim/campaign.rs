@@ -20,6 +20,11 @@ use super::shrink::shrink;
 /// One of so many seeds is run twice.
 const TWICE: u64 = 50;
 
+/// How many cores there are.
+pub fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Which seeds.
 pub enum Seeds {
     All(RangeInclusive<u64>),
@@ -114,9 +119,7 @@ fn tell(orders: &Orders, failure: &Failure) {
 }
 
 /// Runs many seeds; the exit code.
-pub fn many(seeds: &Seeds, orders: &Orders, jobs: Option<usize>) -> i32 {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let jobs = jobs.unwrap_or(cores);
+pub fn many(seeds: &Seeds, orders: &Orders, jobs: usize) -> i32 {
     let began = Instant::now();
     let (first, last, until) = match seeds {
         Seeds::All(range) => (*range.start(), *range.end(), None),

@@ -254,19 +254,19 @@ impl State {
         })
     }
 
-    /// The state behind a step.
-    fn behind(&self, step: &Step, case: &Case) -> State {
+    /// The state behind a step; `None`: the answer cannot have been so, whatever was done before it.
+    fn behind(&self, step: &Step, case: &Case) -> Option<State> {
         let mut next = self.clone();
         for &at in &step.unknown {
             let op = &case.unknown[at];
-            next.held = (op.call.apply(op.told, next.held)).expect("the step is a way");
+            next.held = op.call.apply(op.told, next.held)?;
             next.unknown.add(at);
         }
         let op = &case.told[step.told];
-        next.held = (op.call.apply(op.told, next.held)).expect("the step is a way");
+        next.held = op.call.apply(op.told, next.held)?;
         next.told.add(step.told);
         next.count += 1;
-        next
+        Some(next)
     }
 }
 
@@ -345,7 +345,9 @@ pub fn judge(ops: &[Op]) -> Result<bool, String> {
             best = state.clone();
         }
         for step in state.steps(&case) {
-            let next = state.behind(&step, &case);
+            let Some(next) = state.behind(&step, &case) else {
+                continue;
+            };
             if !next.is_dead(&case) && seen.insert(next.clone()) {
                 stack.push(next);
             }

@@ -7,6 +7,7 @@
 //!   run      all of it, from founding to judgement
 //!   timeline, shrink                               what is told of a failure
 //!   campaign many seeds at once
+//!   bugs     planted ones, to see whether all this sees anything
 //! ```
 //!
 //! `scripts/sim --help` says how it is used. It is a program of its own and not one test among others, so that it can
@@ -18,6 +19,8 @@
     reason = "the campaign around the simulations has threads and tells the time"
 )]
 
+#[cfg(feature = "planted")]
+mod bugs;
 mod campaign;
 #[expect(dead_code, reason = "its own tests are run elsewhere")]
 mod history;
@@ -87,7 +90,18 @@ fn main() {
     run::quiet();
     if let Some(seed) = number("seed") {
         orders.seed = seed;
+        orders.bug = matches.opt_str("bugs");
         exit(campaign::one(&orders, matches.opt_present("shrink")));
+    }
+    let jobs = number("jobs").map_or_else(campaign::cores, |jobs| jobs.max(1) as usize);
+    if matches.opt_present("bugs") && !matches.opt_present("seed") {
+        let seeds_max = number("at-most").unwrap_or(400);
+        exit(hunt(
+            matches.opt_str("bugs").as_deref(),
+            seeds_max,
+            &orders,
+            jobs,
+        ));
     }
     let seeds = match (matches.opt_str("seeds"), number("minutes")) {
         (Some(_), Some(_)) => wrong("--seeds and --minutes exclude each other"),
@@ -97,8 +111,18 @@ fn main() {
             range(&text).unwrap_or_else(|| wrong("--seeds takes A..B, both of them seeds")),
         ),
     };
-    let jobs = number("jobs").map(|jobs| jobs.max(1) as usize);
     exit(campaign::many(&seeds, &orders, jobs));
+}
+
+#[cfg(feature = "planted")]
+use bugs::hunt;
+
+#[cfg(not(feature = "planted"))]
+fn hunt(_: Option<&str>, _: u64, _: &Orders, _: usize) -> i32 {
+    eprintln!(
+        "sim: no bugs can be planted in this build: use scripts/sim, or cargo's --features planted"
+    );
+    2
 }
 
 fn grammar() -> getopts::Options {
@@ -111,6 +135,18 @@ fn grammar() -> getopts::Options {
             "SEED",
         )
         .optflag("", "shrink", "with --seed: make it smaller when it fails")
+        .optflagopt(
+            "",
+            "bugs",
+            "plant each bug, or these, and run seeds until one fails",
+            "NAME,...",
+        )
+        .optopt(
+            "",
+            "at-most",
+            "with --bugs: so many seeds for each (default 400)",
+            "N",
+        )
         .optopt("", "seeds", "all from A to B", "A..B")
         .optopt("", "minutes", "fresh ones, for so long", "N")
         .optopt(

@@ -122,10 +122,12 @@ impl Kind {
 
     /// Whether it needs nodes that come and go.
     pub fn is_of_membership(self) -> bool {
-        matches!(
-            self,
-            Kind::Wipe | Kind::Rot | Kind::Restore | Kind::Join | Kind::Leave
-        )
+        matches!(self, Kind::Join | Kind::Leave)
+    }
+
+    /// Whether a node loses of its disk what it had acknowledged.
+    pub fn loses_disks(self) -> bool {
+        matches!(self, Kind::Wipe | Kind::Rot | Kind::Restore)
     }
 }
 

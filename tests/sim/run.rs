@@ -12,6 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
+#[cfg(feature = "planted")]
+use marline::planted::{self, Bug};
+
 use super::load::{self, CANARY, Counts, Load};
 use super::nemesis::{Kind, Nemesis};
 use super::swarm::{SECONDS, Swarm};
@@ -39,6 +42,8 @@ pub struct Orders {
     pub clients: Option<usize>,
     /// How long they go on.
     pub seconds: u64,
+    /// The name of a bug that is planted.
+    pub bug: Option<String>,
 }
 
 impl Orders {
@@ -48,6 +53,7 @@ impl Orders {
             without: BTreeSet::new(),
             clients: None,
             seconds: SECONDS,
+            bug: None,
         }
     }
 
@@ -59,6 +65,9 @@ impl Orders {
         }
         if self.seconds != SECONDS {
             text.push_str(&format!(" --seconds {}", self.seconds));
+        }
+        if let Some(bug) = &self.bug {
+            text.push_str(&format!(" --bugs {bug}"));
         }
         if !self.without.is_empty() {
             let numbers: Vec<String> = self.without.iter().map(usize::to_string).collect();
@@ -117,6 +126,8 @@ pub fn quiet() {
 /// # Errors
 /// Something was not as it must be.
 pub fn run(orders: &Orders) -> Result<Outcome, Box<Failure>> {
+    #[cfg(feature = "planted")]
+    planted::plant(orders.bug.as_deref().and_then(Bug::named));
     let mut faults = 0;
     let ran = panic::catch_unwind(AssertUnwindSafe(|| play(orders, &mut faults)));
     ran.map_err(|_| {
@@ -154,7 +165,7 @@ fn play(orders: &Orders, faults: &mut usize) -> Outcome {
     }
     world.tell("everything is healed");
     nemesis.end_all(&mut world);
-    if !swarm.comes_and_goes {
+    if !swarm.moves {
         demand_answers(&mut world);
     }
     world.within(LAST_ANSWERS, |world| load.hear_all(world));

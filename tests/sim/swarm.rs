@@ -26,8 +26,8 @@ pub struct Swarm {
     pub gap_ms: (u64, u64),
     /// How long a fault lasts at most, in milliseconds.
     pub lasting_ms: u64,
-    /// Whether nodes come and go.
-    pub comes_and_goes: bool,
+    /// Whether replicas are made anew, because nodes come and go or lose their disks.
+    pub moves: bool,
 }
 
 impl Swarm {
@@ -50,6 +50,7 @@ impl Swarm {
             ..Faults::calm()
         };
         let comes_and_goes = rng.u8(..4) == 0;
+        let loses_disks = rng.u8(..3) == 0;
         let plan = Plan {
             faults,
             snapshot_interval: [None, Some(Duration::from_secs(2))][rng.usize(..2)],
@@ -61,7 +62,8 @@ impl Swarm {
         };
         let mut weights: Vec<(Kind, u32)> = Vec::new();
         for kind in Kind::ALL {
-            let may_be = comes_and_goes || !kind.is_of_membership();
+            let may_be = (comes_and_goes || !kind.is_of_membership())
+                && (loses_disks || !kind.loses_disks());
             if may_be && rng.bool() {
                 weights.push((kind, rng.u32(1..=4)));
             }
@@ -77,7 +79,7 @@ impl Swarm {
             weights,
             gap_ms: [(200, 2_500), (1_000, 8_000)][rng.usize(..2)],
             lasting_ms: [600, 3_000, 8_000][rng.usize(..3)],
-            comes_and_goes,
+            moves: comes_and_goes || loses_disks,
         }
     }
 

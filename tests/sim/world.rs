@@ -122,6 +122,8 @@ struct Seat {
     keys: Option<Keys>,
     /// Whether its process may end because of its disk.
     may_fail: bool,
+    /// What had failed in its disk when it began to be allowed.
+    fired: BTreeMap<&'static str, u64>,
     /// Whether something on its disk is wrong.
     is_rotten: bool,
     /// Whether its last process ended because of its disk.
@@ -199,6 +201,7 @@ impl World {
             lives: 0,
             keys: plan.is_sealed.then(|| keys(plan.seed + number as u64)),
             may_fail: false,
+            fired: BTreeMap::new(),
             is_rotten: false,
             has_failed: false,
         };
@@ -428,7 +431,7 @@ impl World {
         let text = format!("disk: {fault:?} in {calls} calls, sticky: {is_sticky}");
         self.note(Some(node), &text);
         let seat = self.seat(node);
-        seat.may_fail = true;
+        (seat.may_fail, seat.fired) = (true, seat.disk.fired());
         seat.disk
             .fail_at(seat.disk.calls() + calls, fault, is_sticky);
     }
@@ -437,7 +440,7 @@ impl World {
     pub fn kill_in_call(&mut self, node: usize, calls: u64) {
         self.note(Some(node), &format!("kill in {calls} calls"));
         let seat = self.seat(node);
-        seat.may_fail = true;
+        (seat.may_fail, seat.fired) = (true, seat.disk.fired());
         seat.disk.crash_at(seat.disk.calls() + calls);
     }
 
@@ -446,7 +449,8 @@ impl World {
         self.note(Some(node), "disk: works");
         let seat = self.seat(node);
         seat.disk.heal();
-        seat.may_fail = false;
+        // What has failed may not have been noticed yet.
+        seat.may_fail = seat.disk.fired() != seat.fired;
     }
 
     /// What is on the disk of a node.

@@ -85,7 +85,7 @@ impl World {
     pub fn fail_read(&mut self, node: usize, reads: u64) {
         self.note(Some(node), &format!("disk: a read fails in {reads} reads"));
         let seat = self.seat(node);
-        seat.may_fail = true;
+        (seat.may_fail, seat.fired) = (true, seat.disk.fired());
         seat.disk.fail_read_at(seat.disk.reads() + reads, false);
     }
 
