@@ -277,7 +277,8 @@ impl Group {
         answer.term = heartbeat.term;
         answer.reject = true;
         (answer.index, answer.reject_hint, answer.log_term) = (wanted, last, last_term);
-        heartbeat.commit = heartbeat.commit.min(last);
+        // What it has may not be what was agreed on behind what it knows to be committed.
+        heartbeat.commit = self.raft.raft.raft_log.committed;
         let _ = self.raft.step(heartbeat);
         self.outbox.push(answer);
     }
