@@ -197,9 +197,23 @@ impl Nemesis {
         self.count
     }
 
-    /// How often something happened.
-    pub fn count_of(&self, kind: Kind) -> usize {
-        self.fired.get(&kind).map_or(0, |&count| count as usize)
+    /// How many processes died.
+    pub fn deaths(&self) -> usize {
+        let died = |(kind, count): (&Kind, &u64)| match kind {
+            Kind::PowerOff => 5 * *count as usize,
+            Kind::Kill
+            | Kind::Vanish
+            | Kind::KillInCall
+            | Kind::EndProcess
+            | Kind::DiskError
+            | Kind::ReadError
+            | Kind::DiskBroken
+            | Kind::Wipe
+            | Kind::Rot
+            | Kind::Restore => *count as usize,
+            _ => 0,
+        };
+        self.fired.iter().map(died).sum()
     }
 
     /// When there is something to do next.
