@@ -219,8 +219,8 @@ fn demand_clean(world: &mut World, deaths: usize) {
     let nodes = world.all().count();
     for node in world.members() {
         let sockets = world.sockets(node);
-        // A listener, a link to each node and one from each, the one to itself among both; and what those left behind who
-        // died without being heard, since there is no keepalive in this network.
+        // A listener, a link to each node and one from each, the one to itself among both; and what those left behind
+        // who died without being heard, since there is no keepalive in this network.
         if sockets > 1 + 2 * nodes + 2 * deaths {
             let list = world.ask(node, "CLIENT LIST");
             panic!("node {node} has {sockets} sockets open: {list}");

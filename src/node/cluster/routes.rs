@@ -16,8 +16,8 @@
 //!   nodes that each take the other for the leader are not kept busy.
 //! - What is not answered for a long time is given up, but still counts as under way: it may be done yet.
 //! - Whatever was added leaves exactly once.
-//! - What was taken when this node led, and cannot be answered here any more, came before all that is for the same shard
-//!   here: while there is something, nothing is taken.
+//! - What was taken when this node led, and cannot be answered here any more, came before all that is for the same
+//!   shard here: while there is something, nothing is taken.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
