@@ -288,7 +288,7 @@ impl Load {
             }
             What::Expiring(number) if answer == "OK" => self.expiring[*number].told_at = Some(now),
             What::Expired(number) if !is_refused => {
-                self.judge_expiry(*number, asked.at, answer, now)
+                self.judge_expiry(*number, asked.at, answer, now);
             }
             What::ReadPair if !is_refused => {
                 let values = array(answer);

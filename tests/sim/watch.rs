@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use marline::cluster::map::ReplicaId;
+use marline::node::Node;
 use marline::shard::Applying;
 
 use super::world::World;
@@ -46,7 +47,7 @@ impl Watch {
         self.next_at = world.net.now() + INTERVAL_NS;
         for node in world.all() {
             let life = world.lives(node);
-            let Some(standings) = world.node(node).map(|it| it.standings()) else {
+            let Some(standings) = world.node(node).map(Node::standings) else {
                 continue;
             };
             for standing in standings {
