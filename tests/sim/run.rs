@@ -203,8 +203,10 @@ fn demand_answers(world: &mut World, time: Duration) {
     for node in world.members() {
         for key in ["live-a", "live-b", "live-c", "live-d"] {
             let mut answer = world.ask(node, &format!("SET {key} {node}"));
-            // Nothing was done: it may be asked again.
-            while answer != "OK" && load::is_refusal(&answer) && world.net.now() < end {
+            // Nothing was done, or the same may be done again: it may be asked again.
+            let may_be_asked =
+                |answer: &str| load::is_refusal(answer) || answer.starts_with("-UNKNOWN");
+            while may_be_asked(&answer) && world.net.now() < end {
                 world.pass(Duration::from_millis(50));
                 answer = world.ask(node, &format!("SET {key} {node}"));
             }
