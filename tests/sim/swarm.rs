@@ -74,7 +74,7 @@ impl Swarm {
         Swarm {
             plan,
             clients: rng.usize(3..=6),
-            rest_ms: [400, 1_000][rng.usize(..2)],
+            rest_ms: [800, 2_000][rng.usize(..2)],
             patience_ms: [500, 4_000][rng.usize(..2)],
             weights,
             gap_ms: [(200, 2_500), (1_000, 8_000)][rng.usize(..2)],
