@@ -149,11 +149,15 @@ impl Recovery {
             return Err(self.wrong("the term went back"));
         }
         self.log_term = section.state.term;
+        // Of a replica that was let go no entries are here, and none are committed.
+        let commit = if is_buried { 0 } else { section.state.commit };
         // What is older than the snapshot says less than the snapshot.
         if section.state.term >= self.state.term {
-            self.state = section.state;
+            self.state = HardState {
+                commit,
+                ..section.state
+            };
         }
-        let commit = if is_buried { 0 } else { section.state.commit };
         if commit > self.log.last() {
             return Err(self.wrong(&format!(
                 "entry {} is missing, entries up to {commit} were committed",
@@ -424,6 +428,34 @@ mod tests {
         let mut shard = recovery.finish();
         shard.advance(None, 1);
         Ok(())
+    }
+
+    #[test]
+    fn a_replica_that_was_let_go_forgets_what_it_knew_to_be_committed() {
+        let applied = Applying {
+            index: 84,
+            term: 2,
+            at_ms: 0,
+        };
+        let part = Part {
+            shard: 0,
+            replica: NOBODY,
+            applied,
+            state: HardState {
+                term: 2,
+                vote: 0,
+                commit: 0,
+            },
+            members: Members::default(),
+            keys: 0,
+        };
+        let mut recovery = Recovery::new(0, HashSeed(1, 2));
+        recovery.begin_from(&part, 0);
+        let mut before = section(2, &[(85, 2, b""), (86, 2, b""), (87, 2, b"")]);
+        before.state.commit = 87;
+        assert_eq!(recovery.section(&before), Ok(()));
+        let shard = recovery.finish();
+        assert_eq!((shard.last_index(), shard.hard_state().commit), (84, 84));
     }
 
     #[test]
