@@ -27,7 +27,7 @@ pub enum Kind {
     Kill,
     /// A machine is gone, and nobody is told.
     Vanish,
-    /// It does in the middle of a call of its disk.
+    /// A machine loses its power in the middle of a call of its disk.
     KillInCall,
     /// A process dies; what it wrote is there.
     EndProcess,
@@ -43,7 +43,7 @@ pub enum Kind {
     DiskError,
     /// A read of a disk fails.
     ReadError,
-    /// All calls do from then on.
+    /// All calls of a disk fail from one on.
     DiskBroken,
     /// A disk is full.
     DiskFull,

@@ -109,9 +109,7 @@ pub fn go_on(cx: &mut Cx<'_, Node>) {
         return super::forward::pump(cx.app, shard);
     }
     let index = cx.app.keyspace.index_of_number(shard);
-    let commits = &cx.app.commits;
-    let is_idle = commits.is_shard_idle(shard) && !commits.is_stalled(index);
-    if is_idle && !cx.app.keyspace.is_transferring(shard) {
+    if cx.app.commits.is_shard_idle(shard) && !cx.app.keyspace.is_transferring(shard) {
         cx.app.keyspace.shard_mut(shard).transfer_leader(to);
         cx.app.keyspace.mark(index);
     }

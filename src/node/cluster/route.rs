@@ -113,12 +113,8 @@ fn is_taken(turn: &mut Turn<'_, '_, '_>, shard: u16) -> bool {
 
 /// The same for any shard that this node leads no longer.
 fn is_any_taken(turn: &mut Turn<'_, '_, '_>) -> bool {
-    let shards = 0..turn.node.keyspace.count();
-    let not_led = |turn: &Turn<'_, '_, '_>, shard| !turn.node.keyspace.is_leader(shard);
-    turn.client().awaiting > 0
-        && shards
-            .into_iter()
-            .any(|it| not_led(turn, it) && is_taken(turn, it))
+    let mut shards = 0..turn.node.keyspace.count();
+    shards.any(|shard| !turn.node.keyspace.is_leader(shard) && is_taken(turn, shard))
 }
 
 /// The one shard that all keys of a command are in.
