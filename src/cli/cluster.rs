@@ -18,10 +18,10 @@ use std::thread;
 use serde_json::json;
 
 use super::link::{Link, LinkError, Target};
-use super::members::{self, PATIENCE, Replica, shown};
+use super::members::{self, PATIENCE, Replica};
 use super::options::{Cluster, Options};
 use super::{EXIT_ERROR, EXIT_OK, Failure, print};
-use crate::cluster::map::{META, Map, Member, NodeId};
+use crate::cluster::map::{META, Map, Member, NodeId, shown};
 use crate::cluster::plan::{self, Moves};
 
 /// Moves the cursor to the top of the terminal, and erases all below it.

@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::link::{Link, LinkError, Target};
-use super::members::{self, PATIENCE, shown};
+use super::members::{self, PATIENCE};
 use super::options::{self, Leave, Mode, Options, Parsed};
 use super::{EXIT_ERROR, EXIT_OK, EXIT_USAGE, Failure, error_line, print};
-use crate::cluster::map::{Map, NodeId};
+use crate::cluster::map::{Map, NodeId, shown};
 
 /// How long the cluster may take to agree; a node answers sooner, be it with an error.
 const AGREEMENT: Duration = Duration::from_secs(60);

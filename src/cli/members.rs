@@ -60,14 +60,6 @@ impl Replica {
     }
 }
 
-/// A shard's number, as people know it.
-pub(super) fn shown(shard: u16) -> String {
-    match shard {
-        META => "meta".to_owned(),
-        _ => shard.to_string(),
-    }
-}
-
 /// The name of the node, and the map that it knows.
 ///
 /// # Errors

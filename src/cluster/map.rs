@@ -43,6 +43,14 @@ pub const EPOCH_MAX: u64 = u32::MAX as u64 - 1;
 /// The meta shard's number: that of no other shard.
 pub const META: u16 = SLOTS;
 
+/// The number of a shard as people say it.
+pub fn shown(shard: u16) -> String {
+    match shard {
+        META => "meta".to_owned(),
+        number => number.to_string(),
+    }
+}
+
 /// Number of a node, given out by the map: from 1, never reused.
 pub type NodeId = u32;
 

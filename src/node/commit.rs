@@ -38,7 +38,7 @@ pub mod batches;
 
 use std::time::Duration;
 
-use crate::cluster::map::META;
+use crate::cluster::map::{META, shown};
 use crate::command::verb::Verb;
 use crate::planted::{self, Bug};
 use crate::reactor::app::Cx;
@@ -357,7 +357,7 @@ fn advance(cx: &mut Cx<'_, Node>) -> bool {
 fn replaced(cx: &mut Cx<'_, Node>, shard: u16, index: u64) {
     log::info!(
         "shard {}: taken over from a snapshot, up to entry {index}",
-        cluster::shown(shard)
+        shown(shard)
     );
     give_up(cx, shard);
     cluster::sending::forget(cx.app, shard);

@@ -8,7 +8,7 @@
 //! which entry it goes on, as long as that is still in memory; on a node that is alone nothing is. Changes of members
 //! and entries that only tell the time have no line.
 
-use crate::cluster::map::META;
+use crate::cluster::map::{META, shown};
 use crate::command::describe::describe;
 use crate::command::encode;
 use crate::reactor::app::Cx;
@@ -18,7 +18,6 @@ use crate::wire::reply::Reply;
 use crate::wire::request::Args;
 
 use super::Node;
-use super::cluster::shown;
 use super::turn::Turn;
 
 /// Bytes that one may leave unread before it is cut off.

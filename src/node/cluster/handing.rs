@@ -7,12 +7,11 @@
 //!
 //! So no client sees an error for it. One shard is handed over at a time, when its heir has all of the log.
 
-use crate::cluster::map::{Map, ReplicaId};
+use crate::cluster::map::{Map, ReplicaId, shown};
 use crate::reactor::app::Cx;
 use crate::shard::ELECTION_TICKS;
 
 use super::super::Node;
-use super::shown;
 
 /// Ticks after which one that came to nothing is given up.
 const TICKS_MAX: u64 = 15;

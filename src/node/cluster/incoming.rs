@@ -111,7 +111,7 @@ pub fn messages(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
         if let Err(refusal) = refused {
             log::debug!(
                 "shard {}: a message of node {from}: {refusal}",
-                super::shown(shard)
+                map::shown(shard)
             );
         }
     }

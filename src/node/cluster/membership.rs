@@ -23,7 +23,7 @@
 //!
 //! [`handing`]: super::handing
 
-use crate::cluster::map::{self, META, Map, Placement, ReplicaId};
+use crate::cluster::map::{self, META, Map, Placement, ReplicaId, shown};
 use crate::cluster::plan;
 use crate::command::row::Row;
 use crate::command::verb::Verb;
@@ -39,7 +39,7 @@ use super::super::commit::{Item, Work};
 use super::super::turn::{Next, Turn};
 use super::view::DISABLED;
 use super::wishes::Wish;
-use super::{MAP_KEY, forward, frames, handing, link, shown};
+use super::{MAP_KEY, forward, frames, handing, link};
 
 /// Entries that a learner may lack when it gets its vote.
 const LAG_MAX: u64 = 100;

@@ -51,7 +51,7 @@ use std::time::Duration;
 use raft::eraftpb::Message;
 use slab::Slab;
 
-use crate::cluster::map::{META, Map, NodeId, ReplicaId};
+use crate::cluster::map::{Map, NodeId, ReplicaId, shown};
 use crate::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
@@ -448,12 +448,4 @@ pub fn is_handing(node: &Node, shard: u16) -> bool {
     let cluster = node.cluster.as_ref();
     node.keyspace.is_transferring(shard)
         || cluster.is_some_and(|cluster| cluster.handing.has(shard))
-}
-
-/// The number of a shard as people say it.
-pub fn shown(shard: u16) -> String {
-    match shard {
-        META => "meta".to_owned(),
-        number => number.to_string(),
-    }
 }

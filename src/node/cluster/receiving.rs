@@ -10,7 +10,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::cluster::map::NodeId;
+use crate::cluster::map::{NodeId, shown};
 use crate::data::files::{self, Files};
 use crate::disk::image::write::ImageWriter;
 use crate::planted::{self, Bug};
@@ -23,7 +23,7 @@ use crate::store::HashSeed;
 use super::super::turn::{Next, Turn};
 use super::super::{Node, saving};
 use super::frames::Outcome;
-use super::{Cluster, incoming, serve, shown};
+use super::{Cluster, incoming, serve};
 
 /// Keys that room is made for because somebody says so.
 const ROOM_KEYS_MAX: u64 = 1 << 20;

@@ -18,7 +18,7 @@
 
 use std::time::Duration;
 
-use crate::cluster::map::{NodeId, ReplicaId};
+use crate::cluster::map::{NodeId, ReplicaId, shown};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 use crate::shard::meta::{Meta, Part};
@@ -26,7 +26,6 @@ use crate::shard::section::HardState;
 
 use super::super::Node;
 use super::frames::Outcome;
-use super::shown;
 
 /// Bit of an id that says that it is one of ours.
 pub const ID_BIT: u64 = 1 << 63;

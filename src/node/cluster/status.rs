@@ -1,12 +1,11 @@
 //! What people look at: how the shards stand, as this node sees it.
 
-use crate::cluster::map::{Map, NodeId, ReplicaId};
+use crate::cluster::map::{Map, NodeId, ReplicaId, shown};
 use crate::shard::members::Members;
 use crate::shard::{Applying, Shard};
 
 use super::super::Node;
 use super::super::turn::Turn;
-use super::shown;
 
 /// REPL STATUS: a line for each shard that this node has a replica of.
 pub fn status(turn: &mut Turn<'_, '_, '_>) {
