@@ -9,6 +9,8 @@ use super::{BLOCK_BYTES_MAX, CHECKED_FROM, HEAD_BYTES, Head, Kind, Totals, check
 
 /// The file is read in pieces of so many bytes.
 const READ_BYTES: usize = 256 * 1024;
+/// The first one reads so much: many images are small.
+const FIRST_READ_BYTES: usize = 4 * 1024;
 
 /// Finds the secret of a key by its id.
 pub type Keys<'k> = &'k dyn Fn(u32) -> Option<[u8; KEY_BYTES]>;
@@ -150,7 +152,11 @@ impl ImageReader {
             self.taken = 0;
             let have = self.ahead.len();
             let offset = self.at + have as u64;
-            self.ahead.resize(have + READ_BYTES, 0);
+            let bytes = match offset {
+                0 => FIRST_READ_BYTES,
+                _ => READ_BYTES,
+            };
+            self.ahead.resize(have + bytes, 0);
             let read = self.disk.read(&self.name, offset, &mut self.ahead[have..]);
             self.ahead.truncate(have + *read.as_ref().unwrap_or(&0));
             match read {

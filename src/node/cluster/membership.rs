@@ -58,10 +58,7 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
         return;
     };
     if can_propose(cx.app) {
-        if let Some(next) = plan::next(&map) {
-            let item = Item::of_nobody(META, Work::Map);
-            propose(cx.app, &map, &next, item);
-        }
+        go_on_with_map(cx.app, &map);
         tell_others(cx, &map);
     }
     for shard in cx.app.keyspace.numbers() {
@@ -70,6 +67,21 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
         }
     }
     handing::tend(cx, &map);
+}
+
+/// Proposes the map that follows by itself, if one does.
+fn go_on_with_map(node: &mut Node, map: &Map) {
+    let Some(cluster) = &mut node.cluster else {
+        return;
+    };
+    if cluster.settled_epoch == Some(map.epoch) {
+        return;
+    }
+    match plan::next(map) {
+        Some(next) => propose(node, map, &next, Item::of_nobody(META, Work::Map)),
+        // A change that is under way ends by a map of another epoch.
+        None => cluster.settled_epoch = Some(map.epoch),
+    }
 }
 
 /// What changed, for the log.

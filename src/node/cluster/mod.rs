@@ -117,6 +117,8 @@ pub struct Cluster {
     pub answers: BTreeMap<ConnId, Vec<u8>>,
     /// Addresses of nodes that are to be taken in.
     pub meeting: BTreeSet<SocketAddr>,
+    /// The epoch of the map of which it is known that nothing follows by itself.
+    pub settled_epoch: Option<u64>,
     /// The shard that is being handed over.
     pub handing: Handing,
     /// The snapshot that is sent.
@@ -149,6 +151,7 @@ impl Cluster {
             served: Served::default(),
             answers: BTreeMap::new(),
             meeting: BTreeSet::new(),
+            settled_epoch: None,
             handing: Handing::default(),
             sendings: Sendings::default(),
             away: BTreeMap::new(),

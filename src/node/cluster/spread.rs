@@ -240,6 +240,9 @@ pub fn tell(node: &mut Node) {
     let Some(cluster) = &mut node.cluster else {
         return;
     };
+    if cluster.links.values().all(|link| link.listens == classes) {
+        return;
+    }
     for (_, link) in others(cluster).filter(|(_, link)| link.listens != classes) {
         link.listens = classes;
         let args = frames::words(&[b"LISTEN", classes.text().as_bytes()]);
