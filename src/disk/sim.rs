@@ -21,7 +21,7 @@
 //! The same seed and the same calls give the same disk. Deliberately absent: time (a call that takes long is a job that
 //! waits, which is the network's affair), a list of files that fails, places that can be written and not be read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -91,6 +91,8 @@ struct Contents {
     read: Vec<u8>,
     safe: Vec<u8>,
     pending: Vec<Piece>,
+    /// Whether what is read may be something else than what is safe with what is pending.
+    is_torn: bool,
     /// What sectors held before they were last changed, by number.
     older: BTreeMap<usize, Vec<u8>>,
 }
@@ -145,6 +147,10 @@ impl Contents {
 
     /// Lets the pending writes up to a crash, in which `fate` says which parts of a piece survive.
     fn crash(&mut self, mut fate: impl FnMut(&Piece) -> Vec<(usize, usize)>) {
+        if self.pending.is_empty() && !self.is_torn {
+            return;
+        }
+        self.is_torn = false;
         for piece in std::mem::take(&mut self.pending) {
             for (from, to) in fate(&piece) {
                 Contents::put(&mut self.safe, piece.offset + from, &piece.bytes[from..to]);
@@ -296,6 +302,7 @@ impl State {
         });
         let contents = &mut self.files[file];
         Contents::put(&mut contents.read, offset, bytes);
+        contents.is_torn |= lands_at != offset;
         contents.pending.push(Piece {
             call: self.calls - 1,
             offset: lands_at,
@@ -305,6 +312,9 @@ impl State {
 
     /// How many of the bytes of a write there is space for.
     fn space(&self, name: &str, offset: usize, bytes: usize) -> usize {
+        if self.capacity_bytes == u64::MAX {
+            return bytes;
+        }
         let has = (self.names.get(name)).map_or(0, |file| self.files[*file].read.len());
         let free = self.capacity_bytes.saturating_sub(self.used_bytes());
         let end = has.saturating_add(usize::try_from(free).unwrap_or(usize::MAX));
@@ -313,8 +323,11 @@ impl State {
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
         if name == DIRECTORY {
-            self.pending_names.clear();
-            self.safe_names.clone_from(&self.names);
+            if !self.pending_names.is_empty() {
+                self.pending_names.clear();
+                self.safe_names.clone_from(&self.names);
+                self.forget_unnamed();
+            }
             return Ok(());
         }
         let file = self.file(name)?;
@@ -331,9 +344,21 @@ impl State {
     fn fail_sync(&mut self, name: &str) -> io::Result<()> {
         if name != DIRECTORY {
             let file = self.file(name)?;
-            self.files[file].pending.clear();
+            let contents = &mut self.files[file];
+            contents.is_torn |= !contents.pending.is_empty();
+            contents.pending.clear();
         }
         Ok(())
+    }
+
+    /// Nobody can come to files again that no name leads to, nor will one.
+    fn forget_unnamed(&mut self) {
+        let named: BTreeSet<usize> = self.names.values().copied().collect();
+        for (number, file) in self.files.iter_mut().enumerate() {
+            if !file.read.is_empty() && !named.contains(&number) {
+                *file = Contents::default();
+            }
+        }
     }
 
     fn crash(&mut self, how: Crash) {
@@ -372,6 +397,7 @@ impl State {
             lost_names += u64::from(!survives);
         }
         self.names.clone_from(&self.safe_names);
+        self.forget_unnamed();
         self.count("crash", 1);
         self.count("lost write", lost);
         self.count("torn write", torn);

@@ -59,6 +59,9 @@ pub struct Faults {
     pub delay_max_ns: u64,
     /// Bytes are delivered in pieces of at most this many; each piece has its own delay.
     pub segment_max_bytes: usize,
+    /// What is written at once is delivered in at most about so many of those and the rest of it, which come at a place
+    /// that chance chooses; `None`: all of it in such pieces.
+    pub segments_max: Option<usize>,
     /// How many bytes may be on their way to, or unread at, one receiver.
     pub window_bytes: usize,
     /// Writes that take only a part, of a hundred.
@@ -80,6 +83,7 @@ impl Faults {
             delay_min_ns: 20_000,
             delay_max_ns: 100_000,
             segment_max_bytes: 16 << 10,
+            segments_max: None,
             window_bytes: 64 << 10,
             short_write_percent: 0,
             would_block_percent: 0,

@@ -18,23 +18,27 @@
 //! 15 s of silence the connection has failed. Who only listens never notices. Until then no more than a window is
 //! taken from the writer. Attempts to connect are repeated and given up in the same way.
 //!
-//! The rooms: [`socket`] is what a backend asks for, [`trouble`] what goes wrong, [`clock`] the time of a node.
+//! The rooms: [`socket`] is what a backend asks for, [`trouble`] what goes wrong, [`clock`] the time of a node,
+//! [`queue`] what will happen, [`sockets`] all that there are.
 
-use std::cmp;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use self::clock::Clock;
+use self::queue::Queue;
+use self::sockets::Sockets;
 use self::trouble::Retry;
 use super::backend::{Job, Raw, Ready};
 use super::sim::Faults;
 use super::timer::Nanos;
 
 mod clock;
+mod queue;
 mod socket;
+mod sockets;
 mod trouble;
 
 /// Something that will happen.
@@ -79,29 +83,6 @@ pub(super) struct Line {
 
 /// After so long what was lost is sent again.
 const RESEND_NANOS: Nanos = 200_000_000;
-
-struct Scheduled {
-    at: Nanos,
-    seq: u64,
-    event: Event,
-}
-
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> cmp::Ordering {
-        (other.at, other.seq).cmp(&(self.at, self.seq))
-    }
-}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        self.seq == other.seq
-    }
-}
-impl Eq for Scheduled {}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
@@ -175,14 +156,10 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) names: BTreeMap<String, Vec<SocketAddr>>,
     pub(super) trace: u64,
-    queue: BinaryHeap<Scheduled>,
-    next_seq: u64,
-    socks: BTreeMap<Raw, Sock>,
-    next_raw: Raw,
+    queue: Queue,
+    socks: Sockets,
     next_port: u16,
     listeners: BTreeMap<SocketAddr, Raw>,
-    /// The node of each socket that there ever was.
-    owners: Vec<usize>,
     /// Links between nodes that are not as all others.
     pub(super) lines: BTreeMap<(usize, usize), Line>,
     /// Pairs of nodes, by direction, between which nothing is delivered.
@@ -211,13 +188,10 @@ impl World {
             nodes: Vec::new(),
             names: BTreeMap::new(),
             trace: seed,
-            queue: BinaryHeap::new(),
-            next_seq: 0,
-            socks: BTreeMap::new(),
-            next_raw: 0,
+            queue: Queue::default(),
+            socks: Sockets::default(),
             next_port: FIRST_PORT,
             listeners: BTreeMap::new(),
-            owners: Vec::new(),
             lines: BTreeMap::new(),
             cut: BTreeSet::new(),
             clogs: BTreeMap::new(),
@@ -257,30 +231,17 @@ impl World {
 
     /// When the next event is due.
     pub(super) fn next_at(&self) -> Option<Nanos> {
-        self.queue.peek().map(|next| next.at)
+        self.queue.next_at()
     }
 
     /// Lets one event happen that is due now. A job is handed out, to be run outside.
     pub(super) fn step(&mut self) -> Option<Option<Job>> {
-        if self.next_at()? > self.now {
-            return None;
-        }
-        let next = self.queue.pop()?;
-        Some(self.happen(next.event))
+        let event = self.queue.pop_due(self.now)?;
+        Some(self.happen(event))
     }
 
     pub(super) fn schedule(&mut self, delay: Nanos, event: Event) {
-        let at = self.now + delay;
-        self.schedule_at(at, event);
-    }
-
-    fn schedule_at(&mut self, at: Nanos, event: Event) {
-        self.queue.push(Scheduled {
-            at,
-            seq: self.next_seq,
-            event,
-        });
-        self.next_seq += 1;
+        self.queue.push(self.now + delay, event);
     }
 
     fn delay(&mut self) -> Nanos {
@@ -305,7 +266,7 @@ impl World {
 
     /// The node that a socket is of, or was.
     fn owner(&self, raw: Raw) -> Option<usize> {
-        self.owners.get(raw).copied()
+        self.socks.owner(raw)
     }
 
     /// The node that something comes from.
@@ -329,11 +290,11 @@ impl World {
     fn deliver(&mut self, to: Raw, event: Event) {
         let from = self.sender(&event);
         let mut at = self.now + self.delay_of(from, self.owner(to));
-        if let Some(sock) = self.socks.get_mut(&to) {
+        if let Some(sock) = self.socks.get_mut(to) {
             at = at.max(sock.not_before);
             sock.not_before = at;
         }
-        self.schedule_at(at, event);
+        self.queue.push(at, event);
     }
 
     fn note(&mut self, kind: u64, raw: Raw, what: u64) {
@@ -407,7 +368,7 @@ impl World {
         });
         self.note(1, to, sum);
         let is_dark = self.is_dark(to);
-        match self.socks.get_mut(&to) {
+        match self.socks.get_mut(to) {
             Some(sock) if sock.state == State::Up && sock.peer.is_some() => {
                 sock.in_flight -= bytes.len();
                 sock.inbox.extend(bytes);
@@ -423,7 +384,7 @@ impl World {
     fn end_of_stream(&mut self, from: Raw, to: Raw) {
         self.note(2, to, 0);
         let is_dark = self.is_dark(to);
-        match self.socks.get_mut(&to) {
+        match self.socks.get_mut(to) {
             Some(sock) if sock.state == State::Up && sock.peer.is_none() => {}
             Some(sock) => {
                 sock.fin_in = true;
@@ -441,7 +402,7 @@ impl World {
 
     /// A connection has failed, and what its end has not read is gone.
     fn fail(&mut self, to: Raw, kind: ErrorKind) {
-        if let Some(sock) = self.socks.get_mut(&to)
+        if let Some(sock) = self.socks.get_mut(to)
             && sock.state != State::Listening
         {
             sock.state = State::Broken(kind);
@@ -463,10 +424,10 @@ impl World {
         }
         let listener = self.listeners.get(&to).copied().filter(|_| !whim);
         let room = listener
-            .and_then(|raw| self.socks.get(&raw))
+            .and_then(|raw| self.socks.get(raw))
             .map(|sock| (sock.waiting.len() < sock.backlog, sock.node));
         let (Some(listener), Some((true, node)), true) =
-            (listener, room, self.socks.contains_key(&client))
+            (listener, room, self.socks.contains(client))
         else {
             let delay = self.delay();
             let from = listener.and_then(|raw| self.owner(raw));
@@ -480,7 +441,7 @@ impl World {
         };
         let server = self.insert(node, State::Up, to);
         self.link(client, server);
-        if let Some(sock) = self.socks.get_mut(&listener) {
+        if let Some(sock) = self.socks.get_mut(listener) {
             sock.waiting.push_back(server);
         }
         self.edge(listener, true, false);
@@ -496,7 +457,7 @@ impl World {
 
     fn link(&mut self, a: Raw, b: Raw) {
         for (one, other) in [(a, b), (b, a)] {
-            if let Some(sock) = self.socks.get_mut(&one) {
+            if let Some(sock) = self.socks.get_mut(one) {
                 sock.peer = Some(other);
             }
         }
@@ -504,7 +465,7 @@ impl World {
 
     fn answer(&mut self, client: Raw, result: Result<(), ErrorKind>) {
         self.note(5, client, u64::from(result.is_ok()));
-        if let Some(sock) = self.socks.get_mut(&client)
+        if let Some(sock) = self.socks.get_mut(client)
             && sock.state == State::Connecting
         {
             sock.state = result.map_or_else(State::Broken, |()| State::Up);
@@ -514,7 +475,7 @@ impl World {
 
     fn unblock(&mut self, raw: Raw) {
         self.note(6, raw, 0);
-        if let Some(sock) = self.socks.get_mut(&raw)
+        if let Some(sock) = self.socks.get_mut(raw)
             && sock.blocked
         {
             sock.blocked = false;
@@ -524,7 +485,7 @@ impl World {
 
     /// Notes a change that the socket's reactor will hear of at its next poll.
     fn edge(&mut self, raw: Raw, readable: bool, writable: bool) {
-        let Some(sock) = self.socks.get_mut(&raw) else {
+        let Some(sock) = self.socks.get_mut(raw) else {
             return;
         };
         sock.readable |= readable;

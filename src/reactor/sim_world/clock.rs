@@ -29,12 +29,18 @@ impl Clock {
 
     /// What it says when the world's time is `now`.
     pub(in crate::reactor) fn says(self, now: Nanos) -> Nanos {
+        if self.drift_ppm == 0 {
+            return self.said.saturating_add(now.saturating_sub(self.since));
+        }
         let passed = u128::from(now.saturating_sub(self.since));
         (self.said).saturating_add(saturated(passed * self.rate() / MILLION))
     }
 
     /// The first time of the world at which it says `at` or more; no sooner than its rate changed.
     pub(in crate::reactor) fn when(self, at: Nanos) -> Nanos {
+        if self.drift_ppm == 0 {
+            return self.since.saturating_add(at.saturating_sub(self.said));
+        }
         let ahead = u128::from(at.saturating_sub(self.said));
         (self.since).saturating_add(saturated((ahead * MILLION).div_ceil(self.rate())))
     }

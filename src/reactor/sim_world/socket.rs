@@ -25,7 +25,7 @@ impl World {
         let first = ready.len();
         let edges = std::mem::take(&mut self.nodes[node].edges);
         for raw in edges {
-            let Some(sock) = self.socks.get_mut(&raw) else {
+            let Some(sock) = self.socks.get_mut(raw) else {
                 continue;
             };
             sock.queued = false;
@@ -48,33 +48,26 @@ impl World {
     }
 
     pub(super) fn insert(&mut self, node: usize, state: State, local: SocketAddr) -> Raw {
-        let raw = self.next_raw;
-        self.next_raw += 1;
-        self.owners.push(node);
-        self.socks.insert(
-            raw,
-            Sock {
-                node,
-                state,
-                token: None,
-                local,
-                peer: None,
-                waiting: VecDeque::new(),
-                backlog: 0,
-                inbox: VecDeque::new(),
-                in_flight: 0,
-                unheard: 0,
-                is_retrying: false,
-                fin_in: false,
-                fin_out: false,
-                not_before: 0,
-                blocked: false,
-                readable: false,
-                writable: false,
-                queued: false,
-            },
-        );
-        raw
+        self.socks.insert(Sock {
+            node,
+            state,
+            token: None,
+            local,
+            peer: None,
+            waiting: VecDeque::new(),
+            backlog: 0,
+            inbox: VecDeque::new(),
+            in_flight: 0,
+            unheard: 0,
+            is_retrying: false,
+            fin_in: false,
+            fin_out: false,
+            not_before: 0,
+            blocked: false,
+            readable: false,
+            writable: false,
+            queued: false,
+        })
     }
 
     fn any_port(&mut self, mut addr: SocketAddr) -> SocketAddr {
@@ -108,7 +101,7 @@ impl World {
             return Err(io::Error::other("out of descriptors"));
         }
         let raw = self.insert(node, State::Listening, addr);
-        if let Some(sock) = self.socks.get_mut(&raw) {
+        if let Some(sock) = self.socks.get_mut(raw) {
             (sock.token, sock.backlog) = (Some(token), backlog);
         }
         self.listeners.insert(addr, raw);
@@ -121,7 +114,7 @@ impl World {
         listener: Raw,
         spare: bool,
     ) -> Result<(Raw, SocketAddr), AcceptError> {
-        let Some(sock) = self.socks.get_mut(&listener) else {
+        let Some(sock) = self.socks.get_mut(listener) else {
             return Err(AcceptError::Broken(ErrorKind::NotConnected.into()));
         };
         let node = sock.node;
@@ -131,7 +124,7 @@ impl World {
         }
         let next = self
             .socks
-            .get_mut(&listener)
+            .get_mut(listener)
             .and_then(|sock| sock.waiting.pop_front());
         match next {
             Some(raw) => {
@@ -148,9 +141,9 @@ impl World {
     fn remote_of(&self, raw: Raw) -> SocketAddr {
         let peer = self
             .socks
-            .get(&raw)
+            .get(raw)
             .and_then(|sock| sock.peer)
-            .and_then(|peer| self.socks.get(&peer));
+            .and_then(|peer| self.socks.get(peer));
         peer.map_or(SocketAddr::from(([127, 0, 0, 1], 0)), |peer| peer.local)
     }
 
@@ -167,7 +160,7 @@ impl World {
         local.set_port(0);
         let local = self.any_port(local);
         let raw = self.insert(node, State::Connecting, local);
-        if let Some(sock) = self.socks.get_mut(&raw) {
+        if let Some(sock) = self.socks.get_mut(raw) {
             sock.token = Some(token);
         }
         let listener = self.listeners.get(&to).copied();
@@ -177,7 +170,7 @@ impl World {
     }
 
     pub(in crate::reactor) fn connect_result(&self, raw: Raw) -> io::Result<()> {
-        match self.socks.get(&raw).map(|sock| sock.state) {
+        match self.socks.get(raw).map(|sock| sock.state) {
             Some(State::Up) => Ok(()),
             Some(State::Broken(kind)) => Err(kind.into()),
             _ => Err(ErrorKind::WouldBlock.into()),
@@ -185,7 +178,7 @@ impl World {
     }
 
     pub(in crate::reactor) fn register(&mut self, raw: Raw, token: u64) -> io::Result<()> {
-        let Some(sock) = self.socks.get_mut(&raw) else {
+        let Some(sock) = self.socks.get_mut(raw) else {
             return Err(ErrorKind::NotConnected.into());
         };
         sock.token = Some(token);
@@ -197,13 +190,13 @@ impl World {
 
     pub(in crate::reactor) fn local(&self, raw: Raw) -> io::Result<SocketAddr> {
         self.socks
-            .get(&raw)
+            .get(raw)
             .map(|sock| sock.local)
             .ok_or(ErrorKind::NotConnected.into())
     }
 
     pub(in crate::reactor) fn read(&mut self, raw: Raw, into: &mut [u8]) -> io::Result<usize> {
-        let Some(sock) = self.socks.get_mut(&raw) else {
+        let Some(sock) = self.socks.get_mut(raw) else {
             return Err(ErrorKind::NotConnected.into());
         };
         if let State::Broken(kind) = sock.state {
@@ -217,12 +210,14 @@ impl World {
                 Err(ErrorKind::WouldBlock.into())
             };
         }
-        for (slot, byte) in into.iter_mut().zip(sock.inbox.drain(..n)) {
-            *slot = byte;
-        }
+        let (head, tail) = sock.inbox.as_slices();
+        let split = n.min(head.len());
+        into[..split].copy_from_slice(&head[..split]);
+        into[split..n].copy_from_slice(&tail[..n - split]);
+        sock.inbox.drain(..n);
         let peer = sock.peer;
         if let Some(peer) = peer
-            && self.socks.get(&peer).is_some_and(|peer| peer.blocked)
+            && self.socks.get(peer).is_some_and(|peer| peer.blocked)
         {
             let delay = self.delay();
             self.schedule(delay, Event::Unblock { raw: peer });
@@ -259,7 +254,7 @@ impl World {
 
     /// How much the peer's window takes.
     fn room(&self, raw: Raw) -> io::Result<usize> {
-        let Some(sock) = self.socks.get(&raw) else {
+        let Some(sock) = self.socks.get(raw) else {
             return Err(ErrorKind::NotConnected.into());
         };
         match sock.state {
@@ -268,14 +263,14 @@ impl World {
             State::Up => {}
             _ => return Ok(0),
         }
-        let peer = sock.peer.and_then(|peer| self.socks.get(&peer));
+        let peer = sock.peer.and_then(|peer| self.socks.get(peer));
         let taken = peer.map_or(sock.unheard, |peer| peer.inbox.len() + peer.in_flight);
         Ok(self.faults.window_bytes.saturating_sub(taken))
     }
 
     /// A write was not taken whole. When it was a whim, nobody else will end it.
     fn block(&mut self, raw: Raw, whim: bool) {
-        if let Some(sock) = self.socks.get_mut(&raw) {
+        if let Some(sock) = self.socks.get_mut(raw) {
             sock.blocked = true;
         }
         if whim {
@@ -285,30 +280,41 @@ impl World {
     }
 
     fn send(&mut self, raw: Raw, bytes: &[u8]) {
-        let Some(to) = self.socks.get(&raw).and_then(|sock| sock.peer) else {
+        let Some(to) = self.socks.get(raw).and_then(|sock| sock.peer) else {
             return;
         };
-        if let Some(peer) = self.socks.get_mut(&to) {
+        if let Some(peer) = self.socks.get_mut(to) {
             peer.in_flight += bytes.len();
         } else if self.vanished.contains(&to)
-            && let Some(sock) = self.socks.get_mut(&raw)
+            && let Some(sock) = self.socks.get_mut(raw)
         {
             sock.unheard += bytes.len();
         }
-        for piece in bytes.chunks(self.faults.segment_max_bytes.max(1)) {
-            self.deliver(
-                to,
-                Event::Arrive {
-                    from: raw,
-                    to,
-                    bytes: piece.to_vec(),
-                },
-            );
+        let mut rest = bytes;
+        let most = self.faults.segment_max_bytes.max(1);
+        let pieces = bytes.len().div_ceil(most);
+        // Where they are too many, some of them are torn off at a place that chance chooses.
+        let (mut torn, mut whole) = match self.faults.segments_max.filter(|max| *max < pieces) {
+            None => (pieces, 0),
+            Some(max) => (max, self.rng.usize(..bytes.len() - max * most)),
+        };
+        while !rest.is_empty() {
+            let length = match (whole, torn) {
+                (0, 0) => rest.len(),
+                (0, _) => most.min(rest.len()),
+                _ => whole,
+            };
+            torn -= usize::from(whole == 0 && torn > 0);
+            whole = 0;
+            let (piece, behind) = rest.split_at(length);
+            rest = behind;
+            let (from, bytes) = (raw, piece.to_vec());
+            self.deliver(to, Event::Arrive { from, to, bytes });
         }
     }
 
     pub(in crate::reactor) fn shutdown_write(&mut self, raw: Raw) {
-        if let Some(sock) = self.socks.get_mut(&raw)
+        if let Some(sock) = self.socks.get_mut(raw)
             && !sock.fin_out
         {
             sock.fin_out = true;
@@ -319,7 +325,7 @@ impl World {
     }
 
     pub(in crate::reactor) fn close(&mut self, raw: Raw, reset: bool) {
-        let Some(sock) = self.socks.remove(&raw) else {
+        let Some(sock) = self.socks.remove(raw) else {
             return;
         };
         let node = &mut self.nodes[sock.node];

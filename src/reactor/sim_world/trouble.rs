@@ -91,7 +91,7 @@ impl World {
         let until = until.max(self.now);
         if self.clogs.get(&link).is_none_or(|old| *old < until) {
             self.clogs.insert(link, until);
-            self.schedule_at(until, Event::Unclog { link, until });
+            self.queue.push(until, Event::Unclog { link, until });
         }
     }
 
@@ -119,7 +119,7 @@ impl World {
             state.stalled_until = Some(until);
             // What is given to the disk's thread from now on comes behind what is released then.
             state.disk_free_at = state.disk_free_at.max(until + 1);
-            self.schedule_at(until, Event::Unstall { node, until });
+            self.queue.push(until, Event::Unstall { node, until });
         }
     }
 
@@ -140,7 +140,7 @@ impl World {
     fn sockets_of(&self, node: usize) -> Vec<Raw> {
         let all = self.socks.iter();
         all.filter(|(_, sock)| sock.node == node)
-            .map(|(raw, _)| *raw)
+            .map(|(raw, _)| raw)
             .collect()
     }
 
@@ -171,14 +171,14 @@ impl World {
 
     /// Sockets that a node has open, those not yet accepted included.
     pub(in crate::reactor) fn sockets(&self, node: usize) -> usize {
-        self.socks.values().filter(|sock| sock.node == node).count()
+        self.sockets_of(node).len()
     }
 
     /// Forgets everything a node has open, and tells nobody.
     pub(in crate::reactor) fn vanish(&mut self, number: usize) {
         self.count("vanish");
         for raw in self.sockets_of(number) {
-            let Some(sock) = self.socks.remove(&raw) else {
+            let Some(sock) = self.socks.remove(raw) else {
                 continue;
             };
             self.vanished.insert(raw);
@@ -186,7 +186,7 @@ impl World {
                 self.listeners.remove(&sock.local);
                 self.dark.insert(sock.local, number);
             }
-            let peer = sock.peer.filter(|peer| self.socks.contains_key(peer));
+            let peer = sock.peer.filter(|peer| self.socks.contains(*peer));
             if let Some(peer) = peer {
                 self.leave_alone(peer, raw, sock.in_flight);
             }
@@ -198,7 +198,7 @@ impl World {
 
     /// `raw` has lost its peer without a word. If it waits for the peer's window, it asks for it from now on.
     fn leave_alone(&mut self, raw: Raw, peer: Raw, in_flight: usize) {
-        let Some(sock) = self.socks.get_mut(&raw) else {
+        let Some(sock) = self.socks.get_mut(raw) else {
             return;
         };
         sock.unheard = in_flight;
@@ -211,7 +211,7 @@ impl World {
     pub(in crate::reactor) fn reset_between(&mut self, one: usize, other: usize) {
         for (node, far) in [(one, other), (other, one)] {
             for raw in self.sockets_of(node) {
-                let peer = self.socks.get(&raw).and_then(|sock| sock.peer);
+                let peer = self.socks.get(raw).and_then(|sock| sock.peer);
                 if peer.is_some_and(|peer| self.owner(peer) == Some(far)) {
                     self.sever(raw, (far, node));
                 }
@@ -230,7 +230,7 @@ impl World {
             Some(_) => Vec::new(),
         };
         head.truncate(self.rng.usize(..=head.len()));
-        if let Some(sock) = self.socks.get_mut(&raw) {
+        if let Some(sock) = self.socks.get_mut(raw) {
             sock.peer = None;
             sock.in_flight = 0;
             if sock.state == State::Up && !head.is_empty() {
@@ -246,12 +246,11 @@ impl World {
 
     /// What will arrive next at a socket.
     fn first_on_its_way(&self, socket: Raw) -> Vec<u8> {
-        let to_it = self.queue.iter().filter_map(|next| match &next.event {
-            Event::Arrive { to, bytes, .. } if *to == socket => Some((next.at, next.seq, bytes)),
-            _ => None,
-        });
-        let first = to_it.min_by_key(|(at, seq, _)| (*at, *seq));
-        first.map_or_else(Vec::new, |(_, _, bytes)| bytes.clone())
+        let is_for_it = |event: &Event| matches!(event, Event::Arrive { to, .. } if *to == socket);
+        match self.queue.first(is_for_it) {
+            Some(Event::Arrive { bytes, .. }) => bytes.clone(),
+            _ => Vec::new(),
+        }
     }
 
     /// A connection fails without a word from its other end.
@@ -276,7 +275,7 @@ impl World {
     /// What `from` has sent to `to` was not acknowledged.
     pub(super) fn resend(&mut self, from: Raw, to: Raw) {
         let Some(node) = self.owner(to) else { return };
-        match self.socks.get_mut(&from) {
+        match self.socks.get_mut(from) {
             Some(sock) if !sock.is_retrying => sock.is_retrying = true,
             _ => return,
         }
@@ -304,7 +303,7 @@ impl World {
 
     /// Sends again, and goes on to do so until there is an answer or the patience is at its end.
     pub(super) fn retry(&mut self, retry: Retry) {
-        let Some(sock) = self.socks.get(&retry.raw) else {
+        let Some(sock) = self.socks.get(retry.raw) else {
             return;
         };
         let waits = match retry.dials {
@@ -330,7 +329,7 @@ impl World {
         }
         let waited = retry.waited * 2;
         let at = end.min(self.now + waited);
-        self.schedule_at(at, Event::Retry(Retry { waited, ..retry }));
+        self.queue.push(at, Event::Retry(Retry { waited, ..retry }));
     }
 
     /// A machine that is up again gets something for a connection that it does not know.
