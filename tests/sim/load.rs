@@ -74,6 +74,13 @@ pub struct Counts {
     pub unknown: u64,
 }
 
+impl Counts {
+    /// How many were answered at all.
+    pub fn answered(self) -> u64 {
+        self.done + self.refused + self.unknown
+    }
+}
+
 /// See the module.
 pub struct Load {
     rng: Rng,

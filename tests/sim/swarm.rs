@@ -36,16 +36,8 @@ impl Swarm {
         let faults = Faults {
             delay_max_ns: [100_000, 2_000_000, 20_000_000][rng.usize(..3)],
             job_delay_max_ns: [500_000, 5_000_000][rng.usize(..2)],
-            segment_max_bytes: [
-                1,
-                64,
-                1 << 10,
-                1 << 10,
-                16 << 10,
-                16 << 10,
-                16 << 10,
-                16 << 10,
-            ][rng.usize(..8)],
+            segment_max_bytes: [1, 64, 1 << 10, 16 << 10][rng.usize(..4)],
+            segments_max: Some(6),
             short_write_percent: [0, 20][rng.usize(..2)],
             ..Faults::calm()
         };
@@ -57,7 +49,7 @@ impl Swarm {
             joiners: if comes_and_goes { 2 } else { 0 },
             shards: if comes_and_goes { 4 } else { 2 },
             is_sealed: rng.bool(),
-            segment_bytes: [32 << 10, 128 << 10][rng.usize(..2)],
+            segment_bytes: [16 << 10, 64 << 10][rng.usize(..2)],
             ..Plan::new(seed)
         };
         let mut weights: Vec<(Kind, u32)> = Vec::new();
@@ -74,7 +66,7 @@ impl Swarm {
         Swarm {
             plan,
             clients: rng.usize(3..=6),
-            rest_ms: [800, 2_000][rng.usize(..2)],
+            rest_ms: [1_500, 3_000][rng.usize(..2)],
             patience_ms: [500, 4_000][rng.usize(..2)],
             weights,
             gap_ms: [(200, 2_500), (1_000, 8_000)][rng.usize(..2)],
