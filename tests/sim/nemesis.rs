@@ -159,8 +159,8 @@ pub struct Nemesis {
     last_end: u64,
     /// Clients that have ordered something, and when.
     orders: Vec<(Client, u64)>,
-    /// A disk as it was.
-    backup: Option<(usize, SimDisk)>,
+    /// A disk as it was, and which member of the cluster its node was.
+    backup: Option<(usize, Option<u32>, SimDisk)>,
     /// What happened how often.
     pub fired: BTreeMap<Kind, u64>,
 }
@@ -405,12 +405,14 @@ impl Nemesis {
                 Trouble::Down(node)
             }
             Kind::Restore => {
-                let Some((node, backup)) = self.backup.take() else {
+                let Some((node, number, backup)) = self.backup.take() else {
                     let node = rng.choice(world.members())?;
-                    self.backup = Some((node, world.back_up(node)));
+                    let number = number_of(world, node);
+                    self.backup = Some((node, number, world.back_up(node)));
                     return None;
                 };
-                spare(world, rng).filter(|_| is_even(world) && world.members().contains(&node))?;
+                let is_the_same = number.is_some() && number_of(world, node) == number;
+                spare(world, rng).filter(|_| is_even(world) && is_the_same)?;
                 world.kill(node);
                 world.restore(node, &backup);
                 Trouble::Down(node)
@@ -537,6 +539,12 @@ fn cut(world: &mut World, node: usize, ways: u8) {
             world.cut(from, to);
         }
     }
+}
+
+/// Which member of the cluster a node is.
+fn number_of(world: &World, node: usize) -> Option<u32> {
+    let (map, number) = world.node(node)?.place()?;
+    map.nodes.contains_key(&number).then_some(number)
 }
 
 fn power_off(world: &mut World) -> Vec<Trouble> {
