@@ -16,11 +16,12 @@
 //!  L2   command/                the command table; args <-> Command <-> log bytes
 //!  L1   reactor/  wire/  disk/  ring
 //!                               siblings: "Twisted for Rust"; the line protocol; files; key -> slot -> shard
-//!  L0   config  planted         siblings: every option, default and limit; bugs that only tests can plant
+//!  L0   config  odd  planted    siblings: every option, default and limit; odd sizes and bugs that only tests choose
 //! ```
 
 // L0
 pub mod config;
+pub mod odd;
 pub mod planted;
 // L1
 pub mod disk;

@@ -19,6 +19,7 @@ use crate::command::row::{Row, flag};
 use crate::command::verb::Verb;
 use crate::config::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::disk::wal::PAYLOAD_BYTES_MAX;
+use crate::odd::{self, Size};
 use crate::planted::{self, Bug};
 use crate::reactor::id::ConnId;
 use crate::ring;
@@ -258,7 +259,8 @@ fn reply_bytes(turn: &mut Turn<'_, '_, '_>, row: &Row, args: Args<'_>) -> usize 
 /// Whether as much of this client is under way as may be.
 pub fn has_enough(turn: &mut Turn<'_, '_, '_>) -> bool {
     let client = turn.client();
-    client.awaiting >= AWAITING_MAX || client.awaiting_bytes >= AWAITING_BYTES_MAX
+    let most = odd::or(Size::Awaiting, AWAITING_MAX as usize);
+    client.awaiting as usize >= most || client.awaiting_bytes >= AWAITING_BYTES_MAX
 }
 
 /// Whether a command may need space in the log beyond a few bytes: RENAME writes a whole value there.

@@ -16,6 +16,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::odd::{self, Size};
 use crate::planted::{self, Bug};
 use crate::reactor::id::ConnId;
 
@@ -77,7 +78,7 @@ impl Replies {
     /// Takes `out`, which is to be sent next, if it may wait; else puts what was corked in front of it.
     pub fn cork(&mut self, out: &mut Vec<u8>) -> bool {
         let is_whole = self.next >= self.end;
-        if !is_whole && self.corked.len() + out.len() <= CORKED_BYTES_MAX {
+        if !is_whole && self.corked.len() + out.len() <= odd::or(Size::Corked, CORKED_BYTES_MAX) {
             self.corked.append(out);
             return true;
         }

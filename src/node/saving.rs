@@ -27,6 +27,7 @@ use crate::data::files::{self, Files};
 use crate::disk::image::write::ImageWriter;
 use crate::disk::wal::is_full;
 use crate::disk::{DIRECTORY, Disk};
+use crate::odd::{self, Size};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::timer::Nanos;
@@ -334,9 +335,10 @@ fn slice(cx: &mut Cx<'_, Node>) {
     }
     if let Some(&number) = active.shards.front() {
         let store = node.keyspace.shard_mut(number).store_mut();
-        let is_done = store.advance_image(SLICE_ENTRIES);
-        while store.image_bytes() >= BLOCK_BYTES || is_done && store.image_bytes() > 0 {
-            active.add(number, store.take_image(BLOCK_BYTES));
+        let is_done = store.advance_image(odd::or(Size::ImageSlice, SLICE_ENTRIES));
+        let block_bytes = odd::or(Size::ImageBlock, BLOCK_BYTES);
+        while store.image_bytes() >= block_bytes || is_done && store.image_bytes() > 0 {
+            active.add(number, store.take_image(block_bytes));
         }
         if is_done {
             active.shards.pop_front();

@@ -20,6 +20,7 @@
 
 use std::net::SocketAddr;
 
+use crate::odd::{self, Size};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::limits::OutputLimits;
@@ -150,7 +151,7 @@ impl Session {
             }
             if turn.reply.is_cut() {
                 self.cut_off(&mut turn);
-            } else if turn.reply.len() > BATCH_REPLY_BYTES_MAX {
+            } else if turn.reply.len() > odd::or(Size::BatchReply, BATCH_REPLY_BYTES_MAX) {
                 self.hand_over(&mut turn);
             }
         }

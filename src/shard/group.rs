@@ -35,16 +35,17 @@ use super::members::Members;
 use super::peer::check::{Refusal, View, check};
 use super::section::{self, Base, Committed, HardState, STAMP_BYTES};
 use super::{Applying, ELECTION_TICKS};
+use crate::odd::{self, Size};
 use crate::planted::{self, Bug};
 
 /// Committed entries handed out at once, in bytes.
-const COMMITTED_BYTES_MAX: u64 = 16 << 20;
+const COMMITTED_BYTES_MAX: usize = 16 << 20;
 /// Replicas that have different election timeouts.
 const RANKS_MAX: usize = 10;
 /// Ticks between two heartbeats of a leader.
 const HEARTBEAT_TICKS: usize = 2;
 /// Entries of one message, in bytes, unless one alone is longer.
-const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Messages to a follower that it has not answered.
 const INFLIGHT_MAX: usize = 256;
 
@@ -101,13 +102,13 @@ impl Group {
             max_election_tick: ELECTION_TICKS + RANKS_MAX,
             heartbeat_tick: HEARTBEAT_TICKS,
             applied,
-            max_size_per_msg: MESSAGE_BYTES_MAX,
-            max_inflight_msgs: INFLIGHT_MAX,
+            max_size_per_msg: odd::or(Size::Message, MESSAGE_BYTES_MAX) as u64,
+            max_inflight_msgs: odd::or(Size::Unacknowledged, INFLIGHT_MAX),
             check_quorum: true,
             pre_vote: true,
             // A follower learns at once what is committed: it is asked for reads, too.
             skip_bcast_commit: is_alone,
-            max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+            max_committed_size_per_ready: odd::or(Size::Committed, COMMITTED_BYTES_MAX) as u64,
             ..Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());

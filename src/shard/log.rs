@@ -24,6 +24,7 @@ use raft::{Error, GetEntriesContext, RaftState, Result, Storage, StorageError};
 
 use super::Applying;
 use super::members::Members;
+use crate::odd::{self, Size};
 use crate::planted::{self, Bug};
 
 /// Bytes of applied entries that are kept for followers.
@@ -123,7 +124,7 @@ impl Log {
         let kept_bytes_max = if self.members.is_one() {
             0
         } else {
-            KEPT_BYTES_MAX
+            odd::or(Size::LogKept, KEPT_BYTES_MAX)
         };
         while self.applied < index {
             let Some(entry) = self.next() else { break };

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
+use marline::odd::{self, Size};
 #[cfg(feature = "planted")]
 use marline::planted::{self, Bug};
 
@@ -150,6 +151,10 @@ pub fn run(orders: &Orders) -> Result<Outcome, Box<Failure>> {
 
 fn play(orders: &Orders, faults: &mut usize) -> Outcome {
     let swarm = Swarm::draw(orders.seed);
+    for size in Size::ALL {
+        let odd = swarm.odd.iter().find(|(it, _)| *it == size);
+        odd::set(size, odd.map(|(_, bytes)| *bytes));
+    }
     let clients = orders.clients.unwrap_or(swarm.clients);
     let mut world = World::founded(swarm.plan);
     let began = world.net.now();

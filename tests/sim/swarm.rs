@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use marline::odd::Size;
 use marline::reactor::sim::Faults;
 
 use super::nemesis::Kind;
@@ -26,8 +27,26 @@ pub struct Swarm {
     pub gap_ms: (u64, u64),
     /// How long a fault lasts at most, in milliseconds.
     pub lasting_ms: u64,
+    /// Sizes that are not the usual ones.
+    pub odd: Vec<(Size, usize)>,
     /// Whether replicas are made anew, because nodes come and go or lose their disks.
     pub moves: bool,
+}
+
+/// Sizes that a seed has; half of all seeds have none.
+fn odd_sizes(rng: &mut Rng) -> Vec<(Size, usize)> {
+    let is_odd = rng.bool();
+    let odd = Size::ALL.into_iter().filter_map(|size| {
+        let most = match size {
+            Size::LogKept => 4_000,
+            Size::Message | Size::Committed | Size::ImageBlock => 300,
+            Size::Corked | Size::BatchReply => 60,
+            Size::Unacknowledged | Size::ImageSlice | Size::BlocksAhead | Size::Awaiting => 6,
+        };
+        let chosen = rng.usize(1..=most);
+        (is_odd && rng.u8(..3) == 0).then_some((size, chosen))
+    });
+    odd.collect()
 }
 
 impl Swarm {
@@ -71,6 +90,7 @@ impl Swarm {
             weights,
             gap_ms: [(200, 2_500), (1_000, 8_000)][rng.usize(..2)],
             lasting_ms: [600, 3_000, 8_000][rng.usize(..3)],
+            odd: odd_sizes(&mut rng),
             moves: comes_and_goes || loses_disks,
         }
     }

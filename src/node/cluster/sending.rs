@@ -19,6 +19,7 @@
 use std::time::Duration;
 
 use crate::cluster::map::{NodeId, ReplicaId, shown};
+use crate::odd::{self, Size};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 use crate::shard::meta::{Meta, Part};
@@ -35,7 +36,7 @@ const SLICE_ENTRIES: usize = 1_000;
 /// Bytes of a block.
 const BLOCK_BYTES: usize = 256 << 10;
 /// Blocks on their way.
-const AHEAD_MAX: u64 = 16;
+const AHEAD_MAX: usize = 16;
 /// How long nothing may happen.
 const SILENCE_MAX: Duration = Duration::from_secs(20);
 
@@ -165,15 +166,16 @@ fn slice(cx: &mut Cx<'_, Node>, id: u64) {
         return;
     };
     sending.is_going_on = false;
-    if sending.stage != Stage::Imaging || sending.sent - sending.taken >= AHEAD_MAX {
+    let ahead_max = odd::or(Size::BlocksAhead, AHEAD_MAX) as u64;
+    if sending.stage != Stage::Imaging || sending.sent - sending.taken >= ahead_max {
         return;
     }
     let (shard, receiver) = (sending.shard, ReplicaId(sending.to).node());
     let store = node.keyspace.shard_mut(shard).store_mut();
-    let is_done = store.advance_image(SLICE_ENTRIES);
-    let mut blocks = Vec::new();
-    while store.image_bytes() >= BLOCK_BYTES || is_done && store.image_bytes() > 0 {
-        blocks.push(store.take_image(BLOCK_BYTES));
+    let is_done = store.advance_image(odd::or(Size::ImageSlice, SLICE_ENTRIES));
+    let (mut blocks, block_bytes) = (Vec::new(), odd::or(Size::ImageBlock, BLOCK_BYTES));
+    while store.image_bytes() >= block_bytes || is_done && store.image_bytes() > 0 {
+        blocks.push(store.take_image(block_bytes));
     }
     sending.sent += blocks.len() as u64;
     sending.is_going_on = !is_done;
