@@ -177,6 +177,8 @@ pub struct Node {
     name: String,
     /// The map of the cluster that was found on the disk.
     known_map: Option<Map>,
+    /// The version that it says to other nodes.
+    peer_version: u32,
     seed: u64,
 }
 
@@ -239,11 +241,20 @@ impl Node {
             started_ms: 0,
             name: run_id.clone(),
             known_map: None,
+            peer_version: cluster::VERSION,
             run_id,
             seed,
         };
         node.adopt(values, options);
         node
+    }
+
+    /// One that says this version to other nodes: for tests of upgrades from one to the next.
+    pub fn speaking(self, peer_version: u32) -> Node {
+        Node {
+            peer_version,
+            ..self
+        }
     }
 
     /// With its data in these files.

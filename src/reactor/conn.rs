@@ -185,6 +185,11 @@ impl<A: App> Conns<A> {
         }
     }
 
+    /// Bytes of output that wait, of all of them.
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.slots.iter().map(|(_, conn)| conn.output.len()).sum()
+    }
+
     /// The next generation, of whatever kind of slot.
     pub(super) fn next_generation(&mut self) -> u32 {
         self.generation = (self.generation + 1) & GENERATION_MASK;

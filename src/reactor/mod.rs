@@ -90,6 +90,7 @@ use self::limits::{Limits, ListenOptions};
 use self::net::Net;
 use self::protocol::Factory;
 use self::remote::{Inbox, Item, Remote};
+use self::stats::Holdings;
 use self::timer::{Entry, Nanos};
 
 pub mod app;
@@ -198,6 +199,16 @@ impl<B: Backend, A: App> Reactor<B, A> {
             Some(now)
         } else {
             self.core.timers.next_at().map(|at| at.max(now))
+        }
+    }
+
+    /// What it holds now.
+    pub fn holdings(&self) -> Holdings {
+        Holdings {
+            connections: self.core.conns.len(),
+            unsent_bytes: self.core.conns.unsent_bytes(),
+            timers: self.core.timers.pending(),
+            deferred: self.core.deferred.len(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What the reactor counts. Plain numbers, since the start unless said otherwise.
+//! What the reactor counts, since the start unless said otherwise, and what it holds. Plain numbers.
 
 /// Counters of one reactor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,4 +37,17 @@ pub struct Stats {
     pub stale_events: u64,
     /// Jobs handed to the thread pool whose results have not come back yet (now, not since the start).
     pub jobs_pending: u64,
+}
+
+/// What a reactor holds at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Connections, in whatever phase.
+    pub connections: usize,
+    /// Bytes that wait to be handed to the kernel.
+    pub unsent_bytes: usize,
+    /// Calls that wait for their time.
+    pub timers: usize,
+    /// Callbacks that wait for a result of another thread.
+    pub deferred: usize,
 }

@@ -118,6 +118,11 @@ impl<A: App> Timers<A> {
         None
     }
 
+    /// How many calls wait for their time.
+    pub(super) fn pending(&self) -> usize {
+        self.calls.len()
+    }
+
     /// When the next entry is due.
     pub(super) fn next_at(&self) -> Option<Nanos> {
         self.heap.peek().map(|entry| entry.at)

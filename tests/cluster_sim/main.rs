@@ -25,6 +25,9 @@ mod sessions;
 #[path = "../sim/world.rs"]
 #[expect(dead_code, reason = "a part of it is for the simulator")]
 mod world;
+#[path = "../sim/zones.rs"]
+#[allow(dead_code, reason = "likewise")]
+mod zones;
 
 /// Prints what the nodes log, if `CLUSTER_LOG` says so.
 fn log_if_asked() {

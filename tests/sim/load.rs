@@ -3,6 +3,7 @@
 //! | what | what must be true |
 //! |---|---|
 //! | `SET GET INCR DEL MGET` of few keys | linearizable, each key by itself, and in each client's order |
+//! | `SET GET MGET` of two keys of those | the same, by another judge |
 //! | `SET key value PX time`, read later | there until its time, and not a moment longer (where clocks agree) |
 //! | `MSET`, `MGET` of two keys of a shard | both are always equal |
 //! | `INCR`, `PEXPIRE`, `SET … PX` of keys that expire soon, `DEL` of two | replicas stay alike |
@@ -17,8 +18,11 @@ use fastrand::Rng;
 use super::history::{Call, Op, Told, judge};
 use super::swarm::Swarm;
 use super::world::{Client, World};
+use super::zones;
 
-const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+const KEYS: [&str; 6] = ["a", "b", "c", "d", "r", "s"];
+/// Those from here on are only set and read, so that [`zones`] can judge them, too.
+const REGISTERS: usize = 4;
 const PAIRS: [&str; 2] = ["p", "q"];
 /// How exact the time of an expiry is: a batch has one time, and is a while on its way.
 const EXPIRY_NS: u64 = 100_000_000;
@@ -185,11 +189,13 @@ impl Load {
                     What::Call(key, Call::Set(value)),
                 )
             }
-            5..=9 => (format!("GET {name}"), What::Call(key, Call::Get)),
+            drawn @ 5..=13 if drawn < 10 || key >= REGISTERS => {
+                (format!("GET {name}"), What::Call(key, Call::Get))
+            }
             10..=12 => (format!("INCR {name}"), What::Call(key, Call::Incr)),
             13 => (format!("DEL {name}"), What::Call(key, Call::Del)),
             14 => (
-                "MGET a b c d".to_owned(),
+                format!("MGET {}", KEYS.join(" ")),
                 What::Many((0..KEYS.len()).collect()),
             ),
             15 => {
@@ -425,7 +431,11 @@ impl Load {
             }
         }
         for (key, ops) in &self.history {
-            let is_sure = judge(ops).map_err(|why| format!("key {}: {why}", KEYS[*key]))?;
+            let name = KEYS[*key];
+            let is_sure = judge(ops).map_err(|why| format!("key {name}: {why}"))?;
+            if *key >= REGISTERS {
+                zones::judge(ops).map_err(|why| format!("register {name}, by zones: {why}"))?;
+            }
             self.counts.unsure += u64::from(!is_sure);
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! One seed, from the founding to the judgement.
 //!
 //! ```text
-//!   founding ─▶ safety: clients ask, things fail ─▶ liveness: a majority is healed, and must answer soon
+//!   founding ─▶ safety: clients ask, things fail ─▶ liveness: all but one node are healed, and must answer soon
 //!            ─▶ everything is healed ─▶ replicas are alike, nothing is leaked, all answers could have been so
 //! ```
 //!
@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
+use marline::node::Node;
 use marline::odd::{self, Size};
 #[cfg(feature = "planted")]
 use marline::planted::{self, Bug};
@@ -188,7 +189,7 @@ fn play(orders: &Orders, faults: &mut usize) -> Outcome {
     if !swarm.moves {
         let has_vanished = nemesis.fired.contains_key(&Kind::Vanish);
         let time = [LIVENESS, LIVENESS_VANISHED][usize::from(has_vanished)];
-        demand_answers(&mut world, time);
+        demand_majority(&mut world, time);
     }
     world.within(LAST_ANSWERS, |world| load.hear_all(world));
     load.end(&mut world);
@@ -215,10 +216,31 @@ fn play(orders: &Orders, faults: &mut usize) -> Outcome {
     }
 }
 
-/// So long after everything was healed at most, every node answers for every shard.
-fn demand_answers(world: &mut World, time: Duration) {
+/// One of the nodes stays away, whatever was healed; all others answer for every shard within this time. Then it is
+/// back.
+fn demand_majority(world: &mut World, time: Duration) {
+    let mut core = world.members();
+    let outsider = core.swap_remove(world.net.random() as usize % core.len());
+    match world.net.random() % 3 {
+        0 => world.pause(outsider),
+        1 => world.kill(outsider),
+        _ => core.iter().for_each(|&node| {
+            world.cut(node, outsider);
+            world.cut(outsider, node);
+        }),
+    }
+    demand_answers(world, &core, time);
+    match world.is_up(outsider) {
+        false => world.start(outsider),
+        true if world.is_paused(outsider) => world.wake(outsider),
+        true => world.heal(),
+    }
+}
+
+/// Each of these nodes answers for every shard within this time.
+fn demand_answers(world: &mut World, nodes: &[usize], time: Duration) {
     let end = world.net.now() + time.as_nanos() as u64;
-    for node in world.members() {
+    for &node in nodes {
         for key in ["live-a", "live-b", "live-c", "live-d"] {
             let mut answer = world.ask(node, &format!("SET {key} {node}"));
             // Nothing was done, or the same may be done again: it may be asked again.
@@ -236,7 +258,8 @@ fn demand_answers(world: &mut World, time: Duration) {
     }
 }
 
-/// Nothing is leaked: neither sockets nor, where files are sealed, what is in them.
+/// Nothing is leaked: neither sockets, nor what clients have asked for who are gone, nor, where files are sealed, what is
+/// in them.
 fn demand_clean(world: &mut World, deaths: usize) {
     world.hang_up();
     world.pass(Duration::from_secs(2));
@@ -249,6 +272,9 @@ fn demand_clean(world: &mut World, deaths: usize) {
             let list = world.ask(node, "CLIENT LIST");
             panic!("node {node} has {sockets} sockets open: {list}");
         }
+        let underway = world.node(node).map(Node::underway).unwrap_or_default();
+        let is_idle = underway.iter().all(|(_, count)| *count == 0);
+        assert!(is_idle, "node {node}: nobody waits for {underway:?}");
         if !world.plan().is_sealed {
             continue;
         }

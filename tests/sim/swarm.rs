@@ -69,6 +69,7 @@ impl Swarm {
             shards: if comes_and_goes { 4 } else { 2 },
             is_sealed: rng.bool(),
             segment_bytes: [16 << 10, 64 << 10][rng.usize(..2)],
+            mixes_versions: rng.u8(..3) == 0,
             ..Plan::new(seed)
         };
         let mut weights: Vec<(Kind, u32)> = Vec::new();

@@ -24,10 +24,12 @@ use marline::config::values::{Origin, Values};
 use marline::data::files::{Files, Keys};
 use marline::disk::seal::{Entropy, KeyRing};
 use marline::disk::sim::{Crash, Fault, SimDisk};
+use marline::node::cluster::VERSION;
 use marline::node::{self, Node};
 use marline::reactor::Reactor;
 use marline::reactor::backend::{Backend, Raw, Ready};
 use marline::reactor::sim::{Faults, SimBackend, SimNet};
+use marline::reactor::stats::Holdings;
 use marline::reactor::timer::Nanos;
 
 /// Longer than anything takes that is not stuck.
@@ -35,6 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SEGMENT_BYTES: u64 = 1 << 20;
 const RESERVE_BYTES: u64 = 4 << 10;
 const PORT_FIRST: u16 = 8001;
+/// Steps at the same time that are no accident any more.
+const STEPS_MAX: u32 = 20_000;
 
 thread_local! {
     static NEXT_ENTROPY: Cell<u64> = const { Cell::new(1) };
@@ -87,6 +91,8 @@ pub struct Plan {
     pub is_sealed: bool,
     /// Length of a segment of the log.
     pub segment_bytes: u64,
+    /// Whether each process says this version to the others or the next, as while a cluster is upgraded node by node.
+    pub mixes_versions: bool,
 }
 
 impl Plan {
@@ -104,6 +110,7 @@ impl Plan {
             snapshot_interval: None,
             is_sealed: false,
             segment_bytes: SEGMENT_BYTES,
+            mixes_versions: false,
         }
     }
 }
@@ -168,6 +175,8 @@ pub struct World {
     asking: BTreeMap<usize, Client>,
     told: Vec<Deed>,
     load: Vec<Counter>,
+    /// Steps at the same time, and at which.
+    standstill: (Nanos, u32),
 }
 
 /// A client that counts up, one step after the other.
@@ -219,6 +228,7 @@ impl World {
             asking: BTreeMap::new(),
             told: Vec::new(),
             load: Vec::new(),
+            standstill: (0, 0),
         }
     }
 
@@ -318,6 +328,7 @@ impl World {
                 seed,
                 has_disks,
                 segment_bytes,
+                mixes_versions,
                 ..
             },
             net,
@@ -336,6 +347,9 @@ impl World {
         };
         let seed = seed * 1_000_000 + node as u64 * 1_000 + seat.lives;
         let mut state = Node::new(values, options, seed);
+        if mixes_versions {
+            state = state.speaking(VERSION + net.random() as u32 % 2);
+        }
         if has_disks {
             state = state.with_files(files);
         }
@@ -458,6 +472,12 @@ impl World {
         self.seats[node - 1].disk.contents()
     }
 
+    /// What the reactor of a node holds, if one runs.
+    pub fn holdings(&self, node: usize) -> Option<Holdings> {
+        let process = self.seats[node - 1].process.as_ref()?;
+        Some(process.holdings())
+    }
+
     /// Sockets that a node has open.
     pub fn sockets(&self, node: usize) -> usize {
         self.net.sockets(self.seats[node - 1].at)
@@ -469,6 +489,7 @@ impl World {
         let mut wake = end;
         let first = self.net.random() as usize % self.seats.len();
         let mut has_turned = false;
+        self.count_turns(now);
         let mut ended = Vec::new();
         for at in 0..self.seats.len() {
             let number = (first + at) % self.seats.len();
@@ -506,6 +527,19 @@ impl World {
             self.net.advance(Some(wake));
         }
         self.listen();
+    }
+
+    /// Time goes on sooner or later, whatever the nodes do.
+    fn count_turns(&mut self, now: Nanos) {
+        let (since, steps) = &mut self.standstill;
+        if *since != now {
+            (*since, *steps) = (now, 0);
+        }
+        *steps += 1;
+        assert!(
+            *steps < STEPS_MAX,
+            "time stands still: the nodes go round in circles"
+        );
     }
 
     /// Takes what has come for the clients.

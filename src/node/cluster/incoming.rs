@@ -11,7 +11,7 @@ use crate::wire::request::Args;
 
 use super::super::turn::{Next, Turn};
 use super::link::said;
-use super::{VERSION, founding, membership};
+use super::{founding, membership};
 
 /// What may wait on a link before it is cut.
 const UNSENT_BYTES_MAX: usize = 4 << 30;
@@ -35,11 +35,12 @@ pub fn hello(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
             .error("ERR this node is not in a cluster: start it with --cluster");
         return Next::Close;
     };
+    let ours = turn.node.peer_version;
     let is_known = version
         .parse::<u32>()
-        .is_ok_and(|version| version.abs_diff(VERSION) <= 1);
+        .is_ok_and(|version| version.abs_diff(ours) <= 1);
     if !is_known {
-        let text = format!("ERR this node speaks version {VERSION} with its peers, not {version}");
+        let text = format!("ERR this node speaks version {ours} with its peers, not {version}");
         turn.reply.error(&text);
         return Next::Close;
     }
@@ -55,7 +56,7 @@ pub fn hello(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
             .error("ERR a node's name has 40 hexadecimal digits");
         return Next::Close;
     }
-    let greeting = format!("{VERSION} {} {} {}", said(own.id()), own.name, own.address);
+    let greeting = format!("{ours} {} {} {}", said(own.id()), own.name, own.address);
     turn.reply.simple(&greeting);
     turn.net.set_timeout(None);
     turn.net.set_output_limits(OutputLimits {

@@ -21,7 +21,7 @@ use crate::wire::decode::{Decoder, Limits, Value};
 
 use super::super::Node;
 use super::super::notify::Notify;
-use super::{VERSION, forward, founding, unreachable};
+use super::{forward, founding, unreachable};
 
 /// Longest frame of answers.
 const FRAME_BYTES_MAX: usize = 2 << 30;
@@ -254,7 +254,8 @@ impl Protocol<Node> for Caller {
             return;
         };
         let greeting = format!(
-            "REPL HELLO {VERSION} {} {} {}\r\n",
+            "REPL HELLO {} {} {} {}\r\n",
+            cx.app.peer_version,
             said(cluster.id()),
             cluster.name,
             cluster.address

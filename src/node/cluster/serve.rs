@@ -63,6 +63,11 @@ impl Parked {
 }
 
 impl Served {
+    /// How many commands of other nodes wait.
+    pub fn len(&self) -> usize {
+        self.parked.values().map(VecDeque::len).sum()
+    }
+
     /// A link is gone: what it asked for will never be done.
     pub fn forget(&mut self, link: ConnId) {
         self.parked.retain(|&(conn, _), _| conn != link);

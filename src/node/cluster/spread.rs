@@ -62,6 +62,11 @@ pub struct Spread {
 }
 
 impl Spread {
+    /// How many questions to other nodes are not answered.
+    pub fn len(&self) -> usize {
+        self.questions.len()
+    }
+
     /// Whether another node wants to hear of changes to keys.
     pub fn is_wanted(&self) -> bool {
         !self.wanted.is_empty()

@@ -92,6 +92,24 @@ impl Node {
         Some((cluster.map.as_ref()?, cluster.me))
     }
 
+    /// What is under way here, by what it is: nothing of it, when nobody has asked for anything.
+    pub fn underway(&self) -> Vec<(&'static str, usize)> {
+        let mut all = vec![
+            ("commands", self.commits.len()),
+            ("latches", self.latches.len()),
+            ("pauses", self.held.len()),
+        ];
+        if let Some(cluster) = &self.cluster {
+            all.extend([
+                ("forwards", cluster.forwards.len()),
+                ("gatherings", cluster.gatherings.len()),
+                ("questions", cluster.spread.len()),
+                ("served", cluster.served.len()),
+            ]);
+        }
+        all
+    }
+
     /// How the replicas of this node stand.
     pub fn standings(&self) -> Vec<Standing> {
         let standing = |shard: &Shard| Standing {
