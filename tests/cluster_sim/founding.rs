@@ -110,3 +110,43 @@ fn a_cluster_may_be_in_memory() {
     }
     world.agree();
 }
+
+#[test]
+fn the_versions_before_and_after_are_spoken_and_no_others() {
+    let name = "0".repeat(40);
+    let mut world = World::founded(Plan::new(seed()));
+    for (version, answer) in [
+        ("0", "\"1 "),
+        ("1", "\"1 "),
+        ("2", "\"1 "),
+        ("3", "-ERR this node speaks version 1 with its peers, not 3"),
+        (
+            "one",
+            "-ERR this node speaks version 1 with its peers, not one",
+        ),
+    ] {
+        world.hang_up();
+        let said = world.ask(1, &format!("REPL HELLO {version} - {name} 127.0.0.1:9"));
+        assert!(said.starts_with(answer), "version {version}: {said}");
+    }
+}
+
+/// As while a cluster is upgraded node by node.
+#[test]
+fn nodes_of_two_versions_are_one_cluster() {
+    for seed in seed()..seed() + 4 {
+        let mut world = World::founded(Plan {
+            mixes_versions: true,
+            ..Plan::new(seed)
+        });
+        for node in 1..=3 {
+            world.kill_process(node);
+            world.start(node);
+            world.until("there are leaders", |world| world.is_led());
+            world.until("it answers", |world| {
+                world.ask(node, "INCR a") == node.to_string()
+            });
+        }
+        world.agree();
+    }
+}
