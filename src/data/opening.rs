@@ -47,6 +47,10 @@ pub fn open(directory: &Path, ring: Option<&Path>, at_ms: u64) -> Result<(Files,
 
 /// Locks the directory. One that is taken is asked for again for a while: a process that was killed holds it until
 /// its memory is gone.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the reactor does not run yet, and this lock is on no simulated disk"
+)]
 fn lock(disk: &RealDisk) -> io::Result<Lock> {
     let mut left = LOCK_TRIES;
     loop {

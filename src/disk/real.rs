@@ -8,7 +8,7 @@
 //! [`io::ErrorKind::StorageFull`], an exceeded quota [`io::ErrorKind::QuotaExceeded`]. The error of the operating
 //! system is the [`source`](std::error::Error::source) of what they hold.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -28,7 +28,7 @@ pub struct RealDisk {
     path: PathBuf,
     directory: File,
     /// Not locked during a call of the operating system: who writes to one file waits for nobody's other.
-    open: Mutex<HashMap<String, Open>>,
+    open: Mutex<BTreeMap<String, Open>>,
 }
 
 /// A file that is open.
@@ -83,7 +83,7 @@ impl RealDisk {
         Ok(RealDisk {
             path: path.to_owned(),
             directory,
-            open: Mutex::new(HashMap::new()),
+            open: Mutex::new(BTreeMap::new()),
         })
     }
 
@@ -119,7 +119,7 @@ impl RealDisk {
         Ok(Lock { _file: file })
     }
 
-    fn files(&self) -> MutexGuard<'_, HashMap<String, Open>> {
+    fn files(&self) -> MutexGuard<'_, BTreeMap<String, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

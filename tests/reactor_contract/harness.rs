@@ -294,6 +294,7 @@ impl Stage for Kernel {
     fn round(&self, _: Option<Nanos>) -> bool {
         true
     }
+    #[expect(clippy::disallowed_methods, reason = "the kernel's time passes so")]
     fn idle(&self, time: Duration) {
         std::thread::sleep(time);
     }

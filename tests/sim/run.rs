@@ -258,8 +258,8 @@ fn demand_answers(world: &mut World, nodes: &[usize], time: Duration) {
     }
 }
 
-/// Nothing is leaked: neither sockets, nor what clients have asked for who are gone, nor, where files are sealed, what is
-/// in them.
+/// Nothing is leaked: neither sockets, nor what clients have asked for who are gone, nor, where files are sealed, what
+/// is in them.
 fn demand_clean(world: &mut World, deaths: usize) {
     world.hang_up();
     world.pass(Duration::from_secs(2));

@@ -64,7 +64,7 @@ impl Parked {
 
 impl Served {
     /// How many commands of other nodes wait.
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.parked.values().map(VecDeque::len).sum()
     }
 

@@ -63,7 +63,7 @@ pub struct Spread {
 
 impl Spread {
     /// How many questions to other nodes are not answered.
-    pub fn len(&self) -> usize {
+    pub fn unanswered(&self) -> usize {
         self.questions.len()
     }
 

@@ -103,8 +103,8 @@ impl Node {
             all.extend([
                 ("forwards", cluster.forwards.len()),
                 ("gatherings", cluster.gatherings.len()),
-                ("questions", cluster.spread.len()),
-                ("served", cluster.served.len()),
+                ("questions", cluster.spread.unanswered()),
+                ("served", cluster.served.waiting()),
             ]);
         }
         all
