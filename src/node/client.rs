@@ -270,6 +270,16 @@ impl Clients {
             .filter(|client| client.conn == conn)
     }
 
+    /// The sessions on which the node of this name calls.
+    pub fn calls_of(&self, name: &str) -> Vec<ConnId> {
+        let is_of = |conn: &&ConnId| {
+            let client = self.get(**conn);
+            let peer = client.and_then(|client| client.calling.as_ref());
+            peer.is_some_and(|peer| peer.name == name)
+        };
+        self.numbers.values().filter(is_of).copied().collect()
+    }
+
     /// The connection of a client's number.
     pub fn conn_of(&self, id: u64) -> Option<ConnId> {
         self.numbers.get(&id).copied()

@@ -29,6 +29,32 @@ fn a_leader_whose_machine_vanishes_is_replaced_and_comes_back() {
     }
 }
 
+/// Whoever speaks to it waits for TCP, which tries again more and more rarely; but it calls, and is called back.
+#[test]
+fn a_machine_that_is_back_is_spoken_to_at_once() {
+    for seed in seed()..seed() + 10 {
+        for away in ["700 ms", "3 s", "8 s", "20 s"] {
+            play_founded(
+                seed,
+                &format!(
+                    "node 1 says SET a 1 -> OK
+                     old is follower of a
+                     new is leader of a
+                     vanish old
+                     node new says INCR a -> 2
+                     pass {away}
+                     node new says INCR a -> 3
+                     start old
+                     pass 1500 ms
+                     node old says READONLY -> OK
+                     node old says GET a -> 3
+                     replicas are equal"
+                ),
+            );
+        }
+    }
+}
+
 #[test]
 fn connections_that_are_reset_cost_nothing_that_was_acknowledged() {
     for seed in seed()..seed() + 10 {

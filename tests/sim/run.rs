@@ -31,8 +31,6 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// Two of the longest election timeouts (10 ticks, and 10 for the rank), and the one in which whoever has just started
 /// votes for nobody.
 const LIVENESS: Duration = Duration::from_secs(5);
-/// The same where machines have vanished: their peers' links come back with TCP's next try only, and tries get rarer.
-const LIVENESS_VANISHED: Duration = Duration::from_secs(20);
 /// Clients go on until so many commands were answered...
 const ANSWERED: u64 = 1_000;
 /// ... or so many times as long as they were to.
@@ -187,9 +185,7 @@ fn play(orders: &Orders, faults: &mut usize) -> Outcome {
     world.tell("everything is healed");
     nemesis.end_all(&mut world);
     if !swarm.moves {
-        let has_vanished = nemesis.fired.contains_key(&Kind::Vanish);
-        let time = [LIVENESS, LIVENESS_VANISHED][usize::from(has_vanished)];
-        demand_majority(&mut world, time);
+        demand_majority(&mut world, LIVENESS);
     }
     world.within(LAST_ANSWERS, |world| load.hear_all(world));
     load.end(&mut world);

@@ -11,7 +11,7 @@ use crate::wire::request::Args;
 
 use super::super::turn::{Next, Turn};
 use super::link::said;
-use super::{founding, membership};
+use super::{founding, link, membership};
 
 /// What may wait on a link before it is cut.
 const UNSENT_BYTES_MAX: usize = 4 << 30;
@@ -58,6 +58,7 @@ pub fn hello(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     }
     let greeting = format!("{ours} {} {} {}", said(own.id()), own.name, own.address);
     turn.reply.simple(&greeting);
+    replace_former(turn, &name, args.at(5));
     turn.net.set_timeout(None);
     turn.net.set_output_limits(OutputLimits {
         high_bytes: UNSENT_BYTES_MAX / 4,
@@ -67,6 +68,23 @@ pub fn hello(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
     let (node, epoch) = (0, 0);
     turn.client().calling = Some(Box::new(Peer { name, node, epoch }));
     Next::Go
+}
+
+/// A node calls anew. What it said on a former link that is not known to have ended is not to run behind what it says
+/// now; and what this node says to it may not arrive any more either.
+fn replace_former(turn: &mut Turn<'_, '_, '_>, name: &str, address: &[u8]) {
+    let former = turn.node.clients.calls_of(name);
+    for &conn in &former {
+        log::info!("a node calls anew: its former link is closed");
+        turn.net.abort(conn);
+    }
+    let address = std::str::from_utf8(address).ok();
+    if let (Some(cluster), Some(address)) = (
+        &mut turn.node.cluster,
+        address.and_then(|text| text.parse().ok()),
+    ) {
+        link::doubt(cluster, address, !former.is_empty());
+    }
 }
 
 /// The number of the node that is talking; `None`: it is none of the map's.

@@ -7,6 +7,11 @@
 //!
 //! A link that says something else is closed, and dialed again later. While a link is not ready, nothing is kept for
 //! it.
+//!
+//! A machine that lost its power says nothing, and TCP tries again more and more rarely: what is sent to it may be held
+//! for seconds, or minutes, after it is back. But it calls at once. So whoever is called anew by a node whose former
+//! call has not ended closes that one, which keeps what was said there from running behind what is said now, and dials
+//! the node anew.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,8 +26,10 @@ use crate::wire::decode::{Decoder, Limits, Value};
 
 use super::super::Node;
 use super::super::notify::Notify;
-use super::{forward, founding, unreachable};
+use super::{Cluster, forward, founding, unreachable};
 
+/// After so many ticks a link is old enough to be doubted.
+const OLD_TICKS: u64 = 10;
 /// Longest frame of answers.
 const FRAME_BYTES_MAX: usize = 2 << 30;
 /// What may wait on a link before it is cut.
@@ -41,6 +48,10 @@ pub struct Called {
 pub struct Link {
     connector: ConnectorId,
     conn: Option<ConnId>,
+    /// The tick at which it came up.
+    since: u64,
+    /// The connection, or the attempt, that the other side does not seem to know of any more.
+    doubted: Option<Option<ConnId>>,
     /// Who answered, once it has.
     pub called: Option<Called>,
     /// The epoch of the map that it was told.
@@ -54,6 +65,26 @@ pub struct Link {
 }
 
 impl Link {
+    /// A link that is dialed until it is up, and again whenever it is lost.
+    fn dial(net: &mut Net<'_, Node>, address: SocketAddr) -> Link {
+        let backoff = Backoff {
+            max: Duration::from_millis(500),
+            ..Backoff::default()
+        };
+        let factory = Reconnecting::new(Callers { address }, backoff);
+        Link {
+            connector: net.connect(address, Box::new(factory)),
+            conn: None,
+            since: 0,
+            doubted: None,
+            called: None,
+            told: 0,
+            listens: Notify::default(),
+            messages: Vec::new(),
+            commands: Vec::new(),
+        }
+    }
+
     /// Whether the other side has said who it is.
     pub fn is_ready(&self) -> bool {
         self.conn.is_some() && self.called.is_some()
@@ -128,23 +159,41 @@ pub fn dial_all(cx: &mut Cx<'_, Node>, wanted: &[SocketAddr]) {
         stays
     });
     for &address in wanted {
-        cluster.links.entry(address).or_insert_with(|| {
-            let backoff = Backoff {
-                max: Duration::from_millis(500),
-                ..Backoff::default()
-            };
-            let factory = Reconnecting::new(Callers { address }, backoff);
-            let connector = cx.net.connect(address, Box::new(factory));
-            Link {
-                connector,
-                conn: None,
-                called: None,
-                told: 0,
-                listens: Notify::default(),
-                messages: Vec::new(),
-                commands: Vec::new(),
+        let dial = || Link::dial(&mut cx.net, address);
+        cluster.links.entry(address).or_insert_with(dial);
+    }
+}
+
+/// The node at an address has called. If this node has not heard that its former call ended, or cannot reach it, then
+/// what is sent to it may be waiting for TCP to try again, which it does more and more rarely.
+pub fn doubt(cluster: &mut Cluster, address: SocketAddr, has_called_before: bool) {
+    let ticks = cluster.ticks;
+    if let Some(link) = cluster.links.get_mut(&address) {
+        // One that has just come up is the answer to such a doubt on the other side.
+        let is_old = has_called_before && ticks - link.since > OLD_TICKS;
+        if link.conn.is_none() || is_old {
+            link.doubted = Some(link.conn);
+        }
+    }
+}
+
+/// At every tick: what is in doubt is dialed anew, unless there is another connection by now.
+pub fn tend(cx: &mut Cx<'_, Node>) {
+    let Some(cluster) = &mut cx.app.cluster else {
+        return;
+    };
+    for (address, link) in &mut cluster.links {
+        if link.doubted.take() != Some(link.conn) {
+            continue;
+        }
+        log::info!("node at {address}: dialed anew");
+        match link.conn {
+            Some(conn) => cx.net.abort(conn),
+            None => {
+                cx.net.disconnect(link.connector);
+                *link = Link::dial(&mut cx.net, *address);
             }
-        });
+        }
     }
 }
 
@@ -264,6 +313,7 @@ impl Protocol<Node> for Caller {
             Some(link) => {
                 (link.conn, link.called) = (Some(me), None);
                 (link.told, link.listens) = (0, Notify::default());
+                link.since = cluster.ticks;
                 cx.net.write(greeting.as_bytes());
             }
             None => cx.net.lose_connection(),

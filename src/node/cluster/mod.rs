@@ -330,6 +330,7 @@ fn tick(cx: &mut Cx<'_, Node>) {
     let now = cx.net.clock();
     cx.app.keyspace.tick(now);
     founding::tend(cx);
+    link::tend(cx);
     forward::tend(cx);
     sending::tend(cx);
     transact::tend(cx.app);
