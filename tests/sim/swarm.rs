@@ -55,7 +55,7 @@ impl Swarm {
         let faults = Faults {
             delay_max_ns: [100_000, 2_000_000, 20_000_000][rng.usize(..3)],
             job_delay_max_ns: [500_000, 5_000_000][rng.usize(..2)],
-            segment_max_bytes: [1, 64, 1 << 10, 16 << 10][rng.usize(..4)],
+            segment_max_bytes: [1, 64, 1 << 10, 16 << 10, 16 << 10, 16 << 10][rng.usize(..6)],
             segments_max: Some(6),
             short_write_percent: [0, 20][rng.usize(..2)],
             ..Faults::calm()

@@ -73,12 +73,13 @@ pub fn hello(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
 /// A node calls anew. What it said on a former link that is not known to have ended is not to run behind what it says
 /// now; and what this node says to it may not arrive any more either.
 fn replace_former(turn: &mut Turn<'_, '_, '_>, name: &str, address: &[u8]) {
-    let former = turn.node.clients.calls_of(name);
+    let mut former = turn.node.clients.calls_of(name);
+    former.retain(|&conn| conn != turn.me);
+    let address = std::str::from_utf8(address).ok();
     for &conn in &former {
-        log::info!("a node calls anew: its former link is closed");
+        log::info!("node at {}: calls anew", address.unwrap_or("?"));
         turn.net.abort(conn);
     }
-    let address = std::str::from_utf8(address).ok();
     if let (Some(cluster), Some(address)) = (
         &mut turn.node.cluster,
         address.and_then(|text| text.parse().ok()),
