@@ -16,11 +16,14 @@
 //!  L2   command/                the command table; args <-> Command <-> log bytes
 //!  L1   reactor/  wire/  disk/  ring
 //!                               siblings: "Twisted for Rust"; the line protocol; files; key -> slot -> shard
-//!  L0   config  odd  planted    siblings: every option, default and limit; odd sizes and bugs that only tests choose
+//!  L0   config  failpoint  odd  planted
+//!                               siblings: every option, default and limit; places where tests stop a node; odd sizes
+//!                               and bugs that only tests choose
 //! ```
 
 // L0
 pub mod config;
+pub mod failpoint;
 pub mod odd;
 pub mod planted;
 // L1

@@ -30,6 +30,7 @@ use crate::disk::seal::Entropy;
 use crate::disk::{Damage, Disk, FileInfo};
 
 use super::files::{self, IDENTITY};
+use crate::failpoint::{self, Point};
 use crate::store::HashSeed;
 
 const RESTORING: &str = "restoring\n";
@@ -91,6 +92,7 @@ pub fn write_restoring(disk: Arc<dyn Disk>, entropy: &mut Entropy) -> io::Result
 }
 
 fn write_text(disk: Arc<dyn Disk>, entropy: &mut Entropy, text: &str) -> io::Result<()> {
+    failpoint::reach(Point::IdentityBegun);
     let writer = ImageWriter::create(disk, IDENTITY, None, entropy, text.as_bytes())?;
     writer.finish().map(drop)
 }

@@ -8,6 +8,7 @@ use crate::disk::image::read::{ImageReader, Keys};
 use crate::disk::wal::Record;
 use crate::disk::wal::replay::{self, End};
 use crate::disk::{Damage, Disk};
+use crate::failpoint::{self, Point};
 use crate::shard::meta::{CONTINUES, Meta};
 use crate::shard::recovery::Recovery;
 use crate::shard::section;
@@ -59,6 +60,7 @@ pub fn image(
             at = reader.position();
             tag = reader.next(&mut block)?;
         }
+        failpoint::reach(Point::SnapshotLoaded);
         if count != part.keys || !whole.is_empty() {
             let (number, keys) = (part.shard, part.keys);
             let reason = format!("shard {number} ends here with {count} keys instead of {keys}");

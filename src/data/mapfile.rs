@@ -11,6 +11,7 @@ use crate::disk::image::read::ImageReader;
 use crate::disk::image::write::ImageWriter;
 use crate::disk::seal::Entropy;
 use crate::disk::{Damage, Disk};
+use crate::failpoint::{self, Point};
 
 use super::files::MAP;
 
@@ -19,6 +20,7 @@ use super::files::MAP;
 /// # Errors
 /// The disk's.
 pub fn write(disk: Arc<dyn Disk>, entropy: &mut Entropy, text: &str) -> io::Result<()> {
+    failpoint::reach(Point::MapFileBegun);
     let writer = ImageWriter::create(disk, MAP, None, entropy, text.as_bytes())?;
     writer.finish().map(drop)
 }

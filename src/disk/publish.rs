@@ -12,6 +12,7 @@
 use std::io;
 
 use super::{DIRECTORY, Disk};
+use crate::failpoint::{self, Point};
 use crate::planted::{self, Bug};
 
 const TEMPORARY: &str = ".tmp";
@@ -38,10 +39,13 @@ pub(super) fn clear(disk: &dyn Disk, name: &str) -> io::Result<()> {
 /// Gives the temporary file of `name`, all written, its name; on return that is durable.
 pub(super) fn publish(disk: &dyn Disk, name: &str) -> io::Result<()> {
     let temporary = temporary(name);
+    failpoint::reach(Point::FileEnded);
     if !planted::is(Bug::ImageNotSynced) {
         disk.sync(&temporary)?;
     }
+    failpoint::reach(Point::FileSynced);
     disk.rename(&temporary, name)?;
+    failpoint::reach(Point::FileRenamed);
     match planted::is(Bug::NameNotSynced) {
         true => Ok(()),
         false => disk.sync(DIRECTORY),

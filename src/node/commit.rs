@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use crate::cluster::map::{META, shown};
 use crate::command::verb::Verb;
+use crate::failpoint::{self, Point};
 use crate::planted::{self, Bug};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
@@ -279,6 +280,7 @@ fn close(cx: &mut Cx<'_, Node>) -> bool {
             without_changes(cx, lane, items);
             has_closed = true;
         } else {
+            failpoint::reach(Point::BatchProposed);
             node.commits.begin(items, &at);
             has_closed = true;
         }
@@ -387,6 +389,7 @@ fn fly(cx: &mut Cx<'_, Node>) -> bool {
     if planted::is(Bug::AckBeforeSync) {
         node.keyspace.persisted(node.flight.number - 1);
     }
+    failpoint::reach(Point::RecordHandedOver);
     journal::append(cx, record, marks, is_vote);
     true
 }
@@ -398,8 +401,10 @@ pub fn land(cx: &mut Cx<'_, Node>) {
     let Some(number) = node.flight.under_way.take() else {
         return;
     };
+    failpoint::reach(Point::RecordLanded);
     node.keyspace.persisted(number);
     answer_early(cx);
+    failpoint::reach(Point::RecordCounted);
     let node = &mut *cx.app;
     let Some(sync_ns) = node.journal.sync_ns() else {
         return;
@@ -433,6 +438,7 @@ fn conclude_committed(cx: &mut Cx<'_, Node>) -> bool {
     for shard in shards {
         // One that waited for another of its batch has gone on with that.
         conclude_shard(cx, shard);
+        failpoint::reach(Point::ShardApplied);
         cx.app.keyspace.settle(shard);
         // What is read, and until when keys live, is reckoned from where the log is.
         let at_ms = cx.app.keyspace.shards()[shard].applied().at_ms;
@@ -459,6 +465,7 @@ fn conclude_shard(cx: &mut Cx<'_, Node>, shard: usize) {
         if !cx.app.tails.is_empty() {
             tail::tell(cx, shard);
         }
+        failpoint::reach(Point::EntryCommitted);
         match cx.app.commits.committed(shard, index, term) {
             Committed::Later => return,
             Committed::Concluded(items, proposed) => {

@@ -38,6 +38,7 @@ use crate::data::files::Files;
 use crate::disk::seal::KEY_BYTES;
 use crate::disk::wal::writer::{Synced, Wal};
 use crate::disk::wal::{ActiveKey, is_full};
+use crate::failpoint::{self, Point};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 
@@ -311,6 +312,7 @@ impl Task {
 fn write(mut wal: Wal, task: Task) -> Written {
     let (mut left, sync) = (task.records, task.sync);
     let mut done = Vec::with_capacity(left.len());
+    failpoint::reach(Point::RecordsTaken);
     let mut error = task.key.and_then(|key| wal.set_key(key).err());
     let mut synced = false;
     while error.is_none()
@@ -332,6 +334,7 @@ fn write(mut wal: Wal, task: Task) -> Written {
             }
         }
     }
+    failpoint::reach(Point::RecordsKept);
     // Also where there was no space: that makes some. But not before promises are written down anew.
     let is_to_recycle = !left.iter().any(|record| record.is_vote);
     if task.recycle_below > 0 && is_to_recycle && error.as_ref().is_none_or(is_full) {
@@ -436,6 +439,7 @@ fn note_time(node: &mut Node, now: Nanos, began: Nanos) {
 
 /// The log is back from the disk thread.
 fn back(cx: &mut Cx<'_, Node>, written: Written, began: Nanos) {
+    failpoint::reach(Point::RecordsBack);
     note_time(cx.app, cx.net.clock(), began);
     let journal = &mut cx.app.journal;
     let Some(link) = &mut journal.link else {
@@ -566,6 +570,7 @@ pub fn recycle(cx: &mut Cx<'_, Node>, saved: impl Fn(u16) -> u64) {
                 ..Record::empty()
             });
         }
+        failpoint::reach(Point::PromisesQueued);
         link.recycle_below = below;
         pump(cx);
     }

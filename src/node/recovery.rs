@@ -28,6 +28,7 @@ use crate::disk::wal::replay::End;
 use crate::disk::wal::writer::Wal;
 use crate::disk::wal::{ActiveKey, is_full};
 use crate::disk::{DIRECTORY, Damage, FileInfo};
+use crate::failpoint::{self, Point};
 use crate::reactor::app::Cx;
 use crate::shard::recovery::Recovery;
 use crate::shard::{ALONE, NOBODY, Shard};
@@ -120,6 +121,7 @@ fn find(files: &Files, own: &Identity, is_asked: bool) -> Result<Found, Damage> 
     for file in listed.iter().filter(is_leftover) {
         disk.remove(&file.name).map_err(unreadable)?;
     }
+    failpoint::reach(Point::LeftoversRemoved);
     let backups = files.backups.list().map_err(unreadable)?;
     for file in backups.iter().filter(|file| is_temporary(&file.name)) {
         files.backups.remove(&file.name).map_err(unreadable)?;
@@ -141,6 +143,7 @@ fn find(files: &Files, own: &Identity, is_asked: bool) -> Result<Found, Damage> 
             own.clone()
         }
     };
+    failpoint::reach(Point::IdentityKnown);
     let mut found = Found {
         snapshots: BTreeMap::new(),
         identity,
@@ -310,6 +313,7 @@ fn read_log(
         let bytes = record.payload.len() as u64;
         progress.bytes_read.fetch_add(bytes, Ordering::Relaxed);
     })?;
+    failpoint::reach(Point::LogReplayed);
     Ok(Replayed {
         shards,
         end,
@@ -347,6 +351,7 @@ fn replayed(cx: &mut Cx<'_, Node>, replayed: Result<Replayed, Damage>) {
     let numbers: Vec<u16> = shards.iter().map(Shard::number).collect();
     let mut saved = replayed.saved;
     saved.retain(|(number, _)| numbers.contains(number));
+    failpoint::reach(Point::ShardsRecovered);
     cx.app.commits.set_shards(shards.len());
     cx.app.keyspace = Keyspace::of(shards);
     let number = cx.app.flight.take_off();
@@ -411,6 +416,7 @@ impl First {
         let key = key.map(|(id, secret)| ActiveKey { id, secret });
         let disk = Arc::clone(&files.disk);
         let mut wal = Wal::begin(disk, key, (files.entropy)(), &self.end, files.segment_bytes)?;
+        failpoint::reach(Point::LogOpened);
         let segment = wal.append(&self.record, true)?;
         Ok((wal, segment))
     }
@@ -446,6 +452,7 @@ fn begin_log(cx: &mut Cx<'_, Node>, first: First) {
 fn log_begun(cx: &mut Cx<'_, Node>, first: First, begun: io::Result<(Wal, u64)>) {
     match begun {
         Ok((wal, segment)) => {
+            failpoint::reach(Point::FirstRecordKept);
             journal::begin(cx, wal, segment, &first.marks);
             ready(cx, first.number);
             commit::hand_over(cx);
@@ -474,6 +481,7 @@ fn ready(cx: &mut Cx<'_, Node>, number: u64) {
         "ready: {} keys, loaded in {took_ms} ms",
         node.keyspace.len()
     );
+    failpoint::reach(Point::StartEnded);
     let name = node.name.clone();
     cluster::begin(cx, &name);
 }

@@ -27,6 +27,7 @@ use crate::data::files::{self, Files};
 use crate::disk::image::write::ImageWriter;
 use crate::disk::wal::is_full;
 use crate::disk::{DIRECTORY, Disk};
+use crate::failpoint::{self, Point};
 use crate::odd::{self, Size};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
@@ -285,6 +286,7 @@ fn begin(cx: &mut Cx<'_, Node>) {
         Target::Snapshot(shard, index) => files::snapshot_name(*shard, *index),
         Target::Backup(name) => name.clone(),
     };
+    failpoint::reach(Point::SnapshotBegun);
     let meta = moment(node, &shards);
     let keys = meta.parts.iter().map(|part| part.keys).sum();
     node.saving.active = Some(Active {
@@ -474,6 +476,7 @@ fn finished(cx: &mut Cx<'_, Node>, outcome: io::Result<u64>) {
         Ok(bytes) => bytes,
         Err(error) => return give_up(cx, &error),
     };
+    failpoint::reach(Point::SnapshotPublished);
     let now = cx.net.clock();
     let node = &mut *cx.app;
     let Some(active) = node.saving.active.take() else {
@@ -516,6 +519,7 @@ fn finished(cx: &mut Cx<'_, Node>, outcome: io::Result<u64>) {
 fn tidy(cx: &mut Cx<'_, Node>, shard: u16, index: u64) {
     let saved = cx.app.saving.saved.clone();
     journal::recycle(cx, |shard| saved.get(&shard).map_or(0, |&(index, _)| index));
+    failpoint::reach(Point::LogRecycled);
     let Some(files) = &cx.app.saving.files else {
         return;
     };
@@ -541,6 +545,7 @@ fn remove_older(disk: &dyn Disk, shard: u16, index: u64) -> io::Result<()> {
             disk.remove(&file.name)?;
         }
     }
+    failpoint::reach(Point::OldSnapshotsRemoved);
     disk.sync(DIRECTORY)
 }
 

@@ -35,6 +35,7 @@ use super::members::Members;
 use super::peer::check::{Refusal, View, check};
 use super::section::{self, Base, Committed, HardState, STAMP_BYTES};
 use super::{Applying, ELECTION_TICKS};
+use crate::failpoint::{self, Point};
 use crate::odd::{self, Size};
 use crate::planted::{self, Bug};
 
@@ -220,6 +221,10 @@ impl Group {
                 state = left.unwrap_or(state);
             }
             let members = Members::from_conf_state(&state);
+            failpoint::reach(match members.is_joint() {
+                true => Point::MembersEntered,
+                false => Point::MembersLeft,
+            });
             self.raft.mut_store().set_members(members);
             // A leader that was removed would go on without being able to.
             if self.is_leader() && !self.raft.raft.promotable() {
@@ -257,8 +262,12 @@ impl Group {
             message.log_term = u64::MAX;
         }
         self.believe(&message);
+        let vote = self.raft.raft.vote;
         // What raft cannot use (from a replica that is gone, say) it says and drops.
         let _ = self.raft.step(message);
+        if is_vote_wanted && self.raft.raft.vote != vote {
+            failpoint::reach(Point::VoteGiven);
+        }
     }
 
     /// Answers a heartbeat, which was checked but for that, of a leader to whom this replica has acknowledged more than
@@ -344,6 +353,7 @@ impl Group {
             }
             self.transferring = self.reign;
             self.raft.transfer_leader(to);
+            failpoint::reach(Point::LeadershipOffered);
         }
     }
 
@@ -419,6 +429,7 @@ impl Group {
         while self.raft.has_ready() {
             let mut ready = self.raft.ready();
             self.note_reign();
+            failpoint::reach(Point::ReadyTaken);
             self.outbox.append(&mut ready.take_messages());
             if let Some(state) = ready.hs() {
                 let state = state.clone();
@@ -447,6 +458,7 @@ impl Group {
                 advanced.is_written = true;
                 advanced.is_vote |= !is_of_log;
             }
+            failpoint::reach(Point::RecordFilled);
             self.raft.mut_store().append(entries);
             self.take_committed(ready.take_committed_entries());
             let (step, messages) = (ready.number(), ready.take_persisted_messages());
@@ -481,6 +493,7 @@ impl Group {
             changes: None,
         };
         let members = base.members.clone();
+        failpoint::reach(Point::LogRestarted);
         self.raft
             .mut_store()
             .restart(base.index, base.term, members);
@@ -492,6 +505,10 @@ impl Group {
     fn note_reign(&mut self) {
         let reign = self.is_leader().then_some(self.raft.raft.term);
         if self.reign != reign {
+            failpoint::reach(match reign {
+                Some(_) => Point::LeaderElected,
+                None => Point::LeaderResigned,
+            });
             self.reign = reign;
             self.lease.end();
         }
@@ -521,6 +538,7 @@ impl Group {
             let Some(step) = self.steps.pop_front() else {
                 break;
             };
+            failpoint::reach(Point::StepKept);
             self.outbox.extend(step.messages);
             self.kept(step.number, step.snapshot);
         }

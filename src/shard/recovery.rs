@@ -23,6 +23,7 @@ use super::peer::change::check_change;
 use super::section::{self, Base, HardState, NUMBER_MAX, Section};
 use super::{ALONE, Applying, NOBODY, Shard};
 use crate::command::encode::{self, Change};
+use crate::failpoint::{self, Point};
 use crate::planted::{self, Bug};
 use crate::store::{HashSeed, Store};
 use crate::wire::reply::{Dialect, Reply};
@@ -158,6 +159,7 @@ impl Recovery {
                 ..section.state
             };
         }
+        failpoint::reach(Point::SectionRead);
         if commit > self.log.last() {
             return Err(self.wrong(&format!(
                 "entry {} is missing, entries up to {commit} were committed",

@@ -19,6 +19,7 @@ use super::peer::check::Refusal;
 use super::recovery::Recovery;
 use super::section;
 use super::{Applying, Shard};
+use crate::failpoint::{self, Point};
 use crate::store::Dropped;
 
 /// What a leader knows of another replica.
@@ -237,6 +238,7 @@ impl Shard {
         let (store, applied) = staged.expect("raft was told of no other").into_store();
         self.replaced = Some(self.store.clear());
         (self.store, self.applied) = (store, applied);
+        failpoint::reach(Point::SnapshotInstalled);
         self.proposed.clear();
         self.ahead.clear();
         self.open.clear();

@@ -12,6 +12,7 @@ use super::super::header::{self, Header, SALT_BYTES};
 use super::super::publish::{clear, publish, temporary};
 use super::super::seal::{Entropy, KEY_BYTES, Sealer, TAG_BYTES};
 use super::{BLOCK_BYTES_MAX, CHECKED_FROM, Head, Kind, Totals, checksum};
+use crate::failpoint::{self, Point};
 use crate::planted::{self, Bug};
 
 /// A write has at least so many bytes, but for the last.
@@ -50,6 +51,7 @@ impl ImageWriter {
         meta: &[u8],
     ) -> io::Result<ImageWriter> {
         clear(&*disk, name)?;
+        failpoint::reach(Point::FileBegun);
         let key = key.filter(|_| !planted::is(Bug::PlainImage));
         let mut salt = [0; SALT_BYTES];
         if key.is_some() {
@@ -97,6 +99,7 @@ impl ImageWriter {
         self.append(Kind::End, 0, &totals)?;
         self.write()?;
         publish(&*self.disk, &self.name)?;
+        failpoint::reach(Point::FileNamed);
         self.is_published = true;
         Ok(self.written)
     }
@@ -153,6 +156,7 @@ impl ImageWriter {
     fn write(&mut self) -> io::Result<()> {
         let temporary = temporary(&self.name);
         self.disk.write(&temporary, self.written, &self.buffer)?;
+        failpoint::reach(Point::FileWritten);
         self.written += self.buffer.len() as u64;
         self.unsynced += self.buffer.len() as u64;
         self.buffer.clear();

@@ -7,6 +7,7 @@ use super::super::seal::KEY_BYTES;
 use super::super::{Damage, Disk};
 use super::segment::{OnRecord, Segment};
 use super::{SegmentInfo, number_in, segment_name};
+use crate::failpoint::{self, Point};
 
 /// Something stands behind the last good record: what a crash left of a record that was being written, or a last
 /// record that has rotted.
@@ -54,6 +55,7 @@ pub fn replay(
         offset: 0,
         proven: 0,
     };
+    failpoint::reach(Point::ReplayBegun);
     for (index, segment) in segments.iter().enumerate() {
         let mut walk = segment.walk(disk)?;
         let is_torn = walk.all(segments.get(index + 1), record)?;
@@ -65,6 +67,7 @@ pub fn replay(
         end.chain = walk.chain;
         end.offset = walk.offset;
         end.proven = walk.proven();
+        failpoint::reach(Point::SegmentReplayed);
     }
     Ok(end)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::{Disk, fill_with_zeros};
 use super::{NUMBER_MAX, number_in};
+use crate::failpoint::{self, Point};
 
 /// At most this many files wait to be used again.
 const SPARES_MAX: usize = 2;
@@ -39,6 +40,7 @@ impl SparePlan {
             let _ = disk.remove(&self.name);
             return Err(error);
         }
+        failpoint::reach(Point::SpareMade);
         Ok(Spare {
             name: self.name,
             bytes: self.bytes,

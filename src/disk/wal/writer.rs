@@ -14,6 +14,7 @@ use super::record::{self, ALIGN_BYTES, Frame, HEAD_BYTES, Head, Kind, Open};
 use super::replay::End;
 use super::spares::{Spare, SparePlan, Spares};
 use super::{ActiveKey, PAYLOAD_BYTES_MAX, SegmentInfo, is_full, segment_name};
+use crate::failpoint::{self, Point};
 use crate::planted::{self, Bug};
 
 /// Segments are not shorter than this: the beginning of one and a few records.
@@ -98,6 +99,7 @@ impl Wal {
         assert!(segment_bytes >= SEGMENT_BYTES_MIN && segment_bytes.is_multiple_of(8));
         assert!(key.as_ref().is_none_or(|key| key.id != 0));
         disk.sync(DIRECTORY)?;
+        failpoint::reach(Point::LogFound);
         write_again(&*disk, end)?;
         let mut spares = Spares::find(Arc::clone(&disk), segment_bytes)?;
         match spares.make(0) {
@@ -308,9 +310,11 @@ impl Wal {
         let chain = live.frame.put(head, payload, &mut self.buffer);
         let next = self.end + self.buffer.len() as u64;
         terminate(&mut self.buffer, live.bytes - self.end);
+        failpoint::reach(Point::RecordFramed);
         if let Err(error) = self.disk.write(&live.name, self.end, &self.buffer) {
             return Err(self.retract(error));
         }
+        failpoint::reach(Point::RecordWritten);
         if sync
             && !planted::is(Bug::SyncSkipped)
             && let Err(error) = self.disk.sync(&live.name)
@@ -321,6 +325,7 @@ impl Wal {
                 false => self.broken(error),
             });
         }
+        failpoint::reach(Point::RecordSynced);
         self.chain = chain;
         self.end = next;
         self.sequence += 1;
@@ -359,17 +364,21 @@ impl Wal {
         let mut spare = (self.spares.take(needed)).map_err(|error| self.full_or_broken(error))?;
         let (frame, chain) = self.first_write(&spare, payload);
         spare.key_id = Some(self.key_id());
+        failpoint::reach(Point::SegmentBegun);
         let name = segment_name(frame.number);
         let named = (self.disk.write(&spare.name, 0, &self.buffer))
             .and_then(|()| self.disk.sync(&spare.name))
+            .inspect(|()| failpoint::reach(Point::SegmentSynced))
             .and_then(|()| self.disk.rename(&spare.name, &name));
         if let Err(error) = named {
             self.spares.add(spare);
             return Err(self.full_or_broken(error));
         }
+        failpoint::reach(Point::SegmentRenamed);
         if !planted::is(Bug::SegmentNameNotSynced) {
             (self.disk.sync(DIRECTORY)).map_err(|error| self.broken(error))?;
         }
+        failpoint::reach(Point::SegmentNamed);
         self.segments.push(SegmentInfo {
             number: frame.number,
             bytes: spare.bytes,
@@ -440,6 +449,7 @@ impl Wal {
             && self.spares.has_room();
         if !is_wanted {
             self.disk.remove(&name)?;
+            failpoint::reach(Point::SegmentRemoved);
             return self.sync_directory();
         }
         let spare = Spare {
@@ -448,8 +458,10 @@ impl Wal {
             key_id: Some(first.key_id),
         };
         self.disk.rename(&name, &spare.name)?;
+        failpoint::reach(Point::SegmentSpared);
         // Before it is written over: until then a crash may give it its old name back.
         self.sync_directory()?;
+        failpoint::reach(Point::SpareKept);
         self.spares.add(spare);
         Ok(())
     }
@@ -486,5 +498,6 @@ fn write_again(disk: &dyn Disk, end: &End) -> io::Result<()> {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     disk.write(&name, end.proven, &buffer)?;
+    failpoint::reach(Point::RecordsWrittenAgain);
     disk.sync(&name)
 }

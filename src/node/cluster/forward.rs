@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use crate::cluster::map::{NodeId, ReplicaId};
 use crate::command::row::{Row, flag};
 use crate::command::verb::Verb;
+use crate::failpoint::{self, Point};
 use crate::planted::{self, Bug};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
@@ -232,6 +233,7 @@ fn pump_at(node: &mut Node, shard: u16, is_tick: bool) {
     cluster
         .forwards
         .send(shard, leader, is_tick, |id, is_fresh, errand| {
+            failpoint::reach(Point::CommandPassedOn);
             let head = Head {
                 id,
                 shard,
@@ -265,6 +267,7 @@ pub fn answered(cx: &mut Cx<'_, Node>, frame: &[u8]) -> Result<(), &'static str>
         let shard = match outcome {
             Outcome::Replied(reply) => match cluster.forwards.done(id) {
                 Some((shard, errand)) => {
+                    failpoint::reach(Point::AnswerHeard);
                     if let Some(errand) = errand {
                         finish(cx, errand, reply);
                     }
@@ -273,6 +276,7 @@ pub fn answered(cx: &mut Cx<'_, Node>, frame: &[u8]) -> Result<(), &'static str>
                 None => None,
             },
             Outcome::Moved(leader) => {
+                failpoint::reach(Point::CommandCameBack);
                 let leader = Some(ReplicaId(leader).node()).filter(|&node| node != 0);
                 let shard = cluster.forwards.undone(id, leader);
                 // Where that leads nowhere, somebody is asked at the next tick.
@@ -311,6 +315,7 @@ pub fn reply_to(cx: &mut Cx<'_, Node>, recipient: &Recipient, reply: &[u8]) {
 }
 
 fn fail(cx: &mut Cx<'_, Node>, errand: Errand, text: &str) {
+    failpoint::reach(Point::CommandGivenUp);
     let mut out = Vec::new();
     let is_told = text == NO_LEADER || planted::is(Bug::UnknownToldUndone);
     let text = if is_told { NO_LEADER } else { text };

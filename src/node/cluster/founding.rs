@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use crate::cluster::map::{META, Map};
 use crate::cluster::plan;
 use crate::command::encode::encode_op;
+use crate::failpoint::{self, Point};
 use crate::reactor::app::Cx;
 use crate::shard::members::Members;
 use crate::shard::recovery::Recovery;
@@ -90,6 +91,7 @@ pub fn met(cx: &mut Cx<'_, Node>, address: SocketAddr) {
     match plan::found(id, shards, replicas, members) {
         Ok(map) => {
             log::info!("founded the cluster {id:016x}");
+            failpoint::reach(Point::ClusterFounded);
             begin_replicas(cx, map);
         }
         Err(reason) => log::error!("no cluster can be founded: {reason}"),
@@ -136,6 +138,7 @@ pub fn ask_to_join(cx: &mut Cx<'_, Node>) {
     if cluster.map.is_some() || is_early {
         return;
     }
+    failpoint::reach(Point::JoiningAsked);
     let line = format!("REPL JOIN {} {}", cluster.name, cluster.address);
     for link in cluster.links.values() {
         // Who was in no cluster itself when it was dialed may be in one by now.
@@ -205,6 +208,7 @@ fn begin_replicas(cx: &mut Cx<'_, Node>, map: Map) {
             is_told: false,
         });
     }
+    failpoint::reach(Point::FoundersBegun);
     adopt(cx, map);
 }
 
@@ -230,10 +234,12 @@ pub fn tend(cx: &mut Cx<'_, Node>) {
     if !begun.is_told && node.flight.is_kept(begun.record) {
         begun.is_told = true;
         let links: Vec<SocketAddr> = cluster.links.keys().copied().collect();
+        failpoint::reach(Point::FoundingKept);
         links.into_iter().for_each(|address| tell(cx, address));
     } else if begun.is_told {
         let preferred = std::mem::take(&mut begun.preferred);
         cluster.begun = None;
+        failpoint::reach(Point::FoundingTold);
         for shard in preferred {
             node.keyspace.campaign(shard);
         }

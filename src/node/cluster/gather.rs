@@ -25,6 +25,7 @@
 
 use crate::command::row::{Row, flag};
 use crate::command::verb::Verb;
+use crate::failpoint::{self, Point};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 use crate::wire::decode::{Decoder, Limits, Value};
@@ -156,6 +157,7 @@ fn ask(node: &mut Node, now: Nanos, key: usize, parts: Vec<(u16, OwnedArgs)>) {
     let gathering = &mut cluster.gatherings[key];
     gathering.left = parts.len();
     let (flags, is_write) = (gathering.flags, gathering.is_write);
+    failpoint::reach(Point::PartsAsked);
     for (part, (shard, args)) in parts.into_iter().enumerate() {
         let errand = Errand {
             asker: Asker::Part(key, part),
@@ -174,6 +176,7 @@ pub fn answered(cx: &mut Cx<'_, Node>, key: usize, part: usize, reply: &[u8]) {
         return;
     };
     let gathering = &mut cluster.gatherings[key];
+    failpoint::reach(Point::PartAnswered);
     gathering.left -= 1;
     match value {
         Value::Error(text) => gathering.blame(text),
@@ -294,6 +297,7 @@ fn finish(cx: &mut Cx<'_, Node>, key: usize) {
         let part = frames::words(&[b"RANDOMKEY"]);
         return ask(cx.app, now, key, vec![(shard, part)]);
     }
+    failpoint::reach(Point::PartsGathered);
     let gathering = cluster.gatherings.remove(key);
     let mut out = Vec::new();
     let mut reply = Reply::new(&mut out, gathering.recipient.dialect);

@@ -8,6 +8,7 @@
 //! So no client sees an error for it. One shard is handed over at a time, when its heir has all of the log.
 
 use crate::cluster::map::{Map, ReplicaId, shown};
+use crate::failpoint::{self, Point};
 use crate::reactor::app::Cx;
 use crate::shard::ELECTION_TICKS;
 
@@ -48,6 +49,7 @@ pub fn begin(node: &mut Node, shard: u16, to: u64) {
             shown(shard),
             ReplicaId(to).node()
         );
+        failpoint::reach(Point::HandingBegun);
         cluster.handing.now = Some((shard, to, ticks));
     }
 }
@@ -100,6 +102,7 @@ pub fn go_on(cx: &mut Cx<'_, Node>) {
             true => 0,
             false => cluster.handing.failed + 1,
         };
+        failpoint::reach(Point::HandingEnded);
         cluster.handing = Handing {
             now: None,
             last_tick: cluster.ticks,

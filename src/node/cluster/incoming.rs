@@ -5,6 +5,7 @@
 //! network had lost it.
 
 use crate::cluster::map::{self, Map, NodeId};
+use crate::failpoint::{self, Point};
 use crate::reactor::limits::OutputLimits;
 use crate::shard::peer;
 use crate::wire::request::Args;
@@ -57,6 +58,7 @@ pub fn hello(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
         return Next::Close;
     }
     let greeting = format!("{ours} {} {} {}", said(own.id()), own.name, own.address);
+    failpoint::reach(Point::CallerGreeted);
     turn.reply.simple(&greeting);
     replace_former(turn, &name, args.at(5));
     turn.net.set_timeout(None);
@@ -127,6 +129,7 @@ pub fn messages(turn: &mut Turn<'_, '_, '_>, frame: &[u8]) -> Next {
             }
         };
         rest = &rest[used..];
+        failpoint::reach(Point::MessageHeard);
         let refused = turn.node.keyspace.step(shard, message, from);
         if let Err(refusal) = refused {
             log::debug!(

@@ -16,6 +16,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::failpoint::{self, Point};
 use crate::reactor::app::Cx;
 use crate::reactor::id::{ConnId, ConnectorId};
 use crate::reactor::limits::OutputLimits;
@@ -272,6 +273,7 @@ impl Caller {
         log::debug!("node at {}: {called:?}", self.address);
         if let Some(link) = self.link(cx.app) {
             link.called = Some(called);
+            failpoint::reach(Point::LinkGreeted);
             founding::met(cx, self.address);
         }
     }
@@ -302,6 +304,7 @@ impl Protocol<Node> for Caller {
         let Some(cluster) = &mut cx.app.cluster else {
             return;
         };
+        failpoint::reach(Point::LinkDialed);
         let greeting = format!(
             "REPL HELLO {} {} {} {}\r\n",
             cx.app.peer_version,
@@ -340,6 +343,7 @@ impl Protocol<Node> for Caller {
         let link = self.link(cx.app).filter(|link| link.conn == Some(me));
         if let Some(link) = link {
             (link.conn, link.called) = (None, None);
+            failpoint::reach(Point::LinkLost);
             unreachable(cx, self.address);
             forward::lost(cx, self.address);
         }

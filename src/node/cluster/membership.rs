@@ -27,6 +27,7 @@ use crate::cluster::map::{self, META, Map, Placement, ReplicaId, shown};
 use crate::cluster::plan;
 use crate::command::row::Row;
 use crate::command::verb::Verb;
+use crate::failpoint::{self, Point};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 use crate::shard::Shard;
@@ -127,6 +128,7 @@ fn can_propose(node: &Node) -> bool {
 fn propose(node: &mut Node, map: &Map, next: &Map, item: Item) {
     let (epoch, what) = (next.epoch, difference(map, next));
     log::info!("the map of epoch {epoch}: {what}");
+    failpoint::reach(Point::MapProposed);
     let text = next.encode();
     let op = super::put(MAP_KEY, text.as_bytes());
     node.keyspace.propose_to(META, &op);
@@ -146,6 +148,7 @@ pub fn wish(turn: &mut Turn<'_, '_, '_>, wish: &Wish) -> Next {
     let Some(map) = map else {
         return Next::Latched;
     };
+    failpoint::reach(Point::WishHeard);
     let next = match wish {
         Wish::Join(name, address) => {
             plan::join(&map, name, *address).map_err(|refusal| refusal.to_string())
@@ -262,6 +265,7 @@ fn go_on(cx: &mut Cx<'_, Node>, shard: u16, map: &Map) {
         Step::Done => ask_about(cx, b"DONE", shard, map.epoch),
         Step::Change(change) => {
             log::info!("shard {}: {change:?}", shown(shard));
+            failpoint::reach(Point::MembersProposed);
             cx.app.keyspace.change_members(shard, &change);
         }
         Step::HandOver(to) => handing::begin(cx.app, shard, to),
@@ -368,6 +372,7 @@ fn tell_others(cx: &mut Cx<'_, Node>, map: &Map) {
         };
         if link.is_ready() && link.told < map.epoch {
             link.told = map.epoch;
+            failpoint::reach(Point::MapTold);
             link.say(&mut cx.net, "MAP", map.encode().as_bytes());
         }
     }
@@ -382,6 +387,7 @@ pub fn told(turn: &mut Turn<'_, '_, '_>, map: Map) {
         Some(known) => known.cluster == map.cluster && known.epoch < map.epoch,
         None => map.node_of(&cluster.name).is_some(),
     };
+    failpoint::reach(Point::MapHeard);
     if is_news {
         turn.net
             .call_later(std::time::Duration::ZERO, |cx| super::adopt_later(cx, map));

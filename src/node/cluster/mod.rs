@@ -53,6 +53,7 @@ use slab::Slab;
 
 use crate::cluster::map::{Map, NodeId, ReplicaId, shown};
 use crate::command::op::{Action, Op, Set, SetAnswer, SetExpiry};
+use crate::failpoint::{self, Point};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::net::Net;
@@ -262,6 +263,7 @@ fn adopt(cx: &mut Cx<'_, Node>, map: Map) {
     }
     link::dial_known(cx);
     keep(cx, text);
+    failpoint::reach(Point::MapAdopted);
     hold(cx.app, epoch, &replicas);
 }
 
@@ -290,6 +292,7 @@ fn keep_shards(files: &Files, shards: u16) -> io::Result<()> {
     if identity.shards == shards {
         return Ok(());
     }
+    failpoint::reach(Point::ShardsCounted);
     let identity = Identity { shards, ..identity };
     identity::write(files.disk.clone(), &mut (files.entropy)(), &identity)
 }
@@ -387,6 +390,7 @@ pub fn send(cx: &mut Cx<'_, Node>) {
             put_message(cx.app, &cx.net, shard, &message);
         }
     }
+    failpoint::reach(Point::MessagesReady);
     spread::tell(cx.app);
     let Some(cluster) = &mut cx.app.cluster else {
         return;
@@ -394,6 +398,7 @@ pub fn send(cx: &mut Cx<'_, Node>) {
     for link in cluster.links.values_mut() {
         link.send(&mut cx.net);
     }
+    failpoint::reach(Point::MessagesSent);
     for (conn, frame) in std::mem::take(&mut cluster.answers) {
         let head = format!("${}\r\n", frame.len());
         cx.net.write_to(conn, head.as_bytes());

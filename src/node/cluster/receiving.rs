@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::cluster::map::{NodeId, shown};
 use crate::data::files::{self, Files};
 use crate::disk::image::write::ImageWriter;
+use crate::failpoint::{self, Point};
 use crate::planted::{self, Bug};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
@@ -52,6 +53,7 @@ struct Worker {
 
 impl Worker {
     fn take(&mut self, shard: u16, blocks: Vec<Vec<u8>>) -> io::Result<()> {
+        failpoint::reach(Point::PiecesTaken);
         for block in blocks {
             let loaded = self.recovery.load(&block);
             self.keys += loaded.map_err(io::Error::other)? as u64;
@@ -144,6 +146,7 @@ fn begin(cx: &mut Cx<'_, Node>, from: NodeId, conn: ConnId, id: u64, shards: u16
         has_ended: false,
         worker: None,
     };
+    failpoint::reach(Point::ReceivingBegun);
     cluster.receivings.insert(from, receiving);
     cx.net.defer_to_thread(
         move || worker(files.as_ref(), seed, &meta),
@@ -268,6 +271,7 @@ fn finished(cx: &mut Cx<'_, Node>, from: NodeId, serial: u64, made: io::Result<R
     let (shard, replica) = (receiving.part.shard, receiving.part.replica);
     // It may have been let go meanwhile, for one of another name.
     if cx.app.keyspace.has_replica(shard, replica) {
+        failpoint::reach(Point::SnapshotReceived);
         cx.app.keyspace.shard_mut(shard).stage(recovery);
         answer(cx, receiving.conn, receiving.id, Outcome::Replied(&[]));
     }

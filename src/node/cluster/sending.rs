@@ -19,6 +19,7 @@
 use std::time::Duration;
 
 use crate::cluster::map::{NodeId, ReplicaId, shown};
+use crate::failpoint::{self, Point};
 use crate::odd::{self, Size};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
@@ -130,6 +131,7 @@ fn begin(cx: &mut Cx<'_, Node>, shard: u16, to: u64) {
         is_going_on: true,
         active: now,
     });
+    failpoint::reach(Point::SendingBegun);
     say(node, &mut cx.net, receiver, 0, id, &meta.encode());
     cx.net.call_later(Duration::ZERO, move |cx| slice(cx, id));
 }
@@ -184,6 +186,7 @@ fn slice(cx: &mut Cx<'_, Node>, id: u64) {
         let dropped = store.take_dropped();
         node.keyspace.add_dropped(dropped);
     }
+    failpoint::reach(Point::PiecesSent);
     for block in blocks {
         say(node, &mut cx.net, receiver, 1, id, &block);
     }
@@ -212,6 +215,7 @@ pub fn answered(cx: &mut Cx<'_, Node>, id: u64, outcome: Outcome<'_>) {
             }
         }
         Outcome::Replied(_) if sending.stage == Stage::Sent => {
+            failpoint::reach(Point::ReceiverReady);
             sending.stage = Stage::Staged;
             let (shard, to, part) = (sending.shard, sending.to, sending.part.clone());
             cx.app
@@ -268,6 +272,7 @@ fn end(cx: &mut Cx<'_, Node>, how: &str) {
     else {
         return;
     };
+    failpoint::reach(Point::SendingEnded);
     let shard = node.keyspace.shard_mut(sending.shard);
     if sending.stage == Stage::Imaging {
         shard.store_mut().abandon_image();

@@ -21,6 +21,7 @@ use crate::command::resolve;
 use crate::command::row::Row;
 use crate::command::table;
 use crate::command::verb::Verb;
+use crate::failpoint::{self, Point};
 use crate::planted::{self, Bug};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
@@ -108,11 +109,13 @@ fn serve(turn: &mut Turn<'_, '_, '_>, command: &Command<'_>) {
     if command.head.flags & FRESH != 0 && !served.refusing.is_empty() {
         served.refusing.remove(&at);
     }
+    failpoint::reach(Point::CommandHeard);
     if let Some(parked) = served.parked.get_mut(&at) {
         return parked.push_back(Parked::new(command));
     }
     let is_done = attempt(turn.node, turn.net, turn.me, command);
     if let Some(served) = self::served(turn.node).filter(|_| !is_done) {
+        failpoint::reach(Point::CommandParked);
         let parked = served.parked.entry(at).or_default();
         parked.push_back(Parked::new(command));
     }
@@ -234,6 +237,7 @@ pub fn answer(node: &mut Node, link: ConnId, id: u64, outcome: Outcome<'_>) {
     if let Some(cluster) = &mut node.cluster
         && id != 0
     {
+        failpoint::reach(Point::CommandAnswered);
         let frame = cluster.answers.entry(link).or_default();
         frames::put_answer(frame, id, outcome);
     }
@@ -241,6 +245,7 @@ pub fn answer(node: &mut Node, link: ConnId, id: u64, outcome: Outcome<'_>) {
 
 /// Sends a command back undone, and from now on all of the same link for the same shard.
 pub fn refuse(node: &mut Node, link: ConnId, shard: u16, id: u64) {
+    failpoint::reach(Point::CommandRefused);
     let leader = node.keyspace.leader(shard).unwrap_or(0);
     if let Some(served) = served(node) {
         served.refusing.insert((link, shard));

@@ -17,6 +17,7 @@
 use crate::command::row::{Keys, Row, flag};
 use crate::command::table;
 use crate::command::verb::Verb;
+use crate::failpoint::{self, Point};
 use crate::reactor::id::ConnId;
 use crate::reactor::timer::Nanos;
 use crate::wire::reply::Dialect;
@@ -103,6 +104,7 @@ pub fn exec(turn: &mut Turn<'_, '_, '_>, transaction: &Transaction) -> Option<Ne
         frames::put_args(&mut part, queued);
         args.push(&part);
     }
+    failpoint::reach(Point::TransactionPassedOn);
     // The leader forgets them with EXEC.
     turn.client().watched.clear();
     turn.client().wrote = Some(shard);
@@ -174,6 +176,7 @@ pub fn serve_watch(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
         turn.reply.error("ERR WATCH names no client");
         return Next::Go;
     };
+    failpoint::reach(Point::WatchServed);
     let node = &mut *turn.node;
     let term = node.keyspace.term(serving.shard);
     for key in args.skip(2).iter() {
@@ -229,6 +232,7 @@ pub fn serve_exec(turn: &mut Turn<'_, '_, '_>, args: Args<'_>) -> Next {
         }
     }
     let before = turn.reply.len();
+    failpoint::reach(Point::TransactionServed);
     let mut next = transaction::run(turn, &queued, &watched, propose::transaction);
     let now = turn.net.clock();
     if next == Next::Go && !turn.node.keyspace.can_read(serving.shard, now) {

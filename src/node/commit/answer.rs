@@ -5,6 +5,7 @@
 
 use crate::cluster::map::META;
 use crate::command::{resolve, table};
+use crate::failpoint::{self, Point};
 use crate::planted::{self, Bug};
 use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
@@ -48,6 +49,7 @@ pub(super) fn conclude(cx: &mut Cx<'_, Node>, mut items: Vec<Item>, fate: Fate) 
     if fate != Fate::Kept {
         note_lost(cx.app, &items);
     }
+    failpoint::reach(Point::BatchEnded);
     let mut rest = items.as_slice();
     while let Some(first) = rest.first() {
         let same = |item: &Item| item.conn == first.conn;
@@ -119,6 +121,7 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item], fate: Fate) {
             }
         }
     }
+    failpoint::reach(Point::ClientServed);
     let is_cut = turn.reply.is_cut();
     drop(turn);
     if is_cut {
@@ -126,6 +129,7 @@ fn answer(cx: &mut Cx<'_, Node>, conn: ConnId, items: &[Item], fate: Fate) {
         cx.net.abort(conn);
     } else if is_there {
         write(cx, conn, &mut out);
+        failpoint::reach(Point::ClientAnswered);
         if is_closing {
             cx.net.lose(conn);
         }
@@ -170,6 +174,7 @@ pub(super) fn answer_early(cx: &mut Cx<'_, Node>, items: &mut [Item]) {
 
 /// Gives a client the answer of this number, which came from elsewhere.
 pub fn deliver(cx: &mut Cx<'_, Node>, conn: ConnId, number: u64, reply: &[u8]) {
+    failpoint::reach(Point::AnswerCameBack);
     send(cx, conn, number, reply);
     answered(cx, conn, 1);
 }
@@ -218,6 +223,7 @@ pub fn uncork(node: &mut Node, net: &mut Net<'_, Node>) -> bool {
         let client = node.clients.get_mut(conn);
         let mut corked = client.map_or_else(Vec::new, |client| client.replies.uncork());
         if !corked.is_empty() {
+            failpoint::reach(Point::RepliesUncorked);
             net.write_buf_to(conn, &mut corked);
         }
     }

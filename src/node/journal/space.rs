@@ -17,6 +17,7 @@ use crate::disk::wal::is_full;
 use crate::disk::wal::spares::Spare;
 use crate::disk::wal::writer::Wal;
 use crate::disk::{DIRECTORY, Disk, FileInfo, fill_with_zeros};
+use crate::failpoint::{self, Point};
 use crate::reactor::app::Cx;
 use crate::reactor::timer::Nanos;
 
@@ -129,7 +130,9 @@ fn make_reserve(disk: &dyn Disk, bytes: u64) -> io::Result<()> {
     if disk.list()?.iter().any(is_there) {
         return Ok(());
     }
-    let made = fill_with_zeros(disk, RESERVE, bytes).and_then(|()| disk.sync(DIRECTORY));
+    let made = fill_with_zeros(disk, RESERVE, bytes)
+        .inspect(|()| failpoint::reach(Point::ReserveFilled))
+        .and_then(|()| disk.sync(DIRECTORY));
     if made.is_err() {
         // It may not be there yet; and what cannot be removed now is written over by the next attempt.
         let _ = disk.remove(RESERVE);

@@ -4,6 +4,7 @@ use raft::eraftpb::Message;
 
 use crate::cluster::map::META;
 use crate::command::op::Op;
+use crate::failpoint::{self, Point};
 use crate::shard::Shard;
 use crate::shard::members::Change;
 use crate::shard::meta::Part;
@@ -182,6 +183,7 @@ impl Keyspace {
         let shard = self.shard_mut(number);
         let (applied, state) = (shard.applied(), shard.hard_state());
         let held = shard.store_mut().clear();
+        failpoint::reach(Point::ReplicaBuried);
         let grave = Recovery::buried(number, applied, state, seed).finish();
         self.put(number, grave);
         held
@@ -192,6 +194,7 @@ impl Keyspace {
         let shard = self.shard_mut(number);
         let joining = Recovery::joining(number, replica, seed);
         let joining = joining.promised(shard.hard_state(), shard.replica());
+        failpoint::reach(Point::ReplicaBegun);
         self.put(number, joining.finish());
     }
 
