@@ -271,7 +271,8 @@ impl State {
     }
 
     fn up(&self) -> io::Result<()> {
-        match self.is_down {
+        // Whoever unwinds has lost its power, and its destructors do nothing more.
+        match self.is_down || std::thread::panicking() {
             true => Err(down()),
             false => Ok(()),
         }

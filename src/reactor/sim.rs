@@ -32,6 +32,9 @@
 //! world that is. As long as no clock drifts both are the same. Wall clocks do not drift, they are
 //! [wrong](SimNet::set_wall_skew_ms).
 //!
+//! **Failpoints.** A job runs as code of its node ([`failpoint::enter`]); for turns that is the driver's to say. The
+//! number of a node there is its number here.
+//!
 //! Deliberately absent: disks (they are [`SimDisk`](crate::disk::sim::SimDisk)), datagrams, bytes that change on their
 //! way, keepalives. Threads are virtual: a job runs inline, after a while.
 
@@ -49,6 +52,7 @@ use super::backend::{AcceptError, Backend, Job, Lane, Lookup, Raw, Ready, Wake};
 use super::limits::ListenOptions;
 use super::sim_world::{Event, Line, World};
 use super::timer::{Nanos, nanos};
+use crate::failpoint;
 
 /// How unkind the network is.
 #[derive(Clone, Copy, Debug)]
@@ -197,7 +201,13 @@ impl SimNet {
             let step = self.world.borrow_mut().step();
             match step {
                 None => return,
-                Some(job) => job.into_iter().for_each(|job| job()),
+                Some(None) => {}
+                // It may unwind, if its node is to stop: the world is as it was, and goes on the next time.
+                Some(Some((node, job))) => {
+                    failpoint::enter(node);
+                    job();
+                    failpoint::leave();
+                }
             }
         }
     }

@@ -234,8 +234,8 @@ impl World {
         self.queue.next_at()
     }
 
-    /// Lets one event happen that is due now. A job is handed out, to be run outside.
-    pub(super) fn step(&mut self) -> Option<Option<Job>> {
+    /// Lets one event happen that is due now. A job is handed out, with its node, to be run outside.
+    pub(super) fn step(&mut self) -> Option<Option<(usize, Job)>> {
         let event = self.queue.pop_due(self.now)?;
         Some(self.happen(event))
     }
@@ -307,7 +307,7 @@ impl World {
 
     // Events.
 
-    fn happen(&mut self, event: Event) -> Option<Job> {
+    fn happen(&mut self, event: Event) -> Option<(usize, Job)> {
         if let Some(why) = self.held_by(&event) {
             self.count(why);
             self.held.push(event);
@@ -326,7 +326,7 @@ impl World {
             Event::Unstall { node, until } => self.unstall(node, until),
             Event::Job { node, life, job } => {
                 self.note(7, 0, 0);
-                return Some(job).filter(|_| self.nodes[node].life == life);
+                return (self.nodes[node].life == life).then_some((node, job));
             }
         }
         None

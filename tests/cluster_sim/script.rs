@@ -17,6 +17,7 @@
 //! replicas are equal                 soon
 //! join 4                             started as one that joins     wipe 2   its disk is empty; if it ran, it is killed
 //! end process 1                      as kill, but the power stays on
+//! halt 1 at file-renamed             when it comes there next, its power fails or its process ends; `behind 3`: later
 //! back up 1                          the disk as it is       restore 1   it is so again; if the node ran, it is killed
 //! placed within 60 s                 every replica is where the map wants it, and the map has nothing left to do
 //! fill 20 of 512 KiB                 so many large values, all under keys of their own; `again` under one
@@ -29,6 +30,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use marline::disk::sim::SimDisk;
+use marline::failpoint::Point;
 
 use super::world::{Client, Plan, World};
 
@@ -93,6 +95,8 @@ impl Player {
             }),
             ["wipe", ..] => self.each(&words[1..], World::wipe),
             ["end", "process", ..] => self.each(&words[2..], World::kill_process),
+            ["halt", node, "at", point] => self.halt(node, point, 0),
+            ["halt", node, "at", point, "behind", passes] => self.halt(node, point, parse(passes)?),
             ["fill", count, "of", kib, "KiB"] => self.fill(parse(count)?, parse(kib)?, false),
             ["fill", count, "of", kib, "KiB", "again"] => {
                 self.fill(parse(count)?, parse(kib)?, true)
@@ -251,6 +255,13 @@ impl Player {
             }
         }
         self.world.close(client);
+        Ok(())
+    }
+
+    fn halt(&mut self, node: &str, point: &str, passes: u64) -> Outcome {
+        let point = Point::named(point).ok_or_else(|| format!("{point} is no failpoint"))?;
+        let node = self.node(node)?;
+        self.world.halt_at(node, Some(point), passes);
         Ok(())
     }
 

@@ -13,12 +13,18 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use marline::failpoint::Point;
+
 use super::nemesis::Kind;
 use super::run::{Failure, Orders, Outcome, run};
 use super::shrink::shrink;
 
 /// One of so many seeds is run twice.
 const TWICE: u64 = 50;
+/// So many seeds come to every failpoint: else the campaign has failed.
+const SEEDS_REACHING_ALL: u64 = 2_000;
+/// So many stop a node at each.
+const SEEDS_KILLING_AT_ALL: u64 = 10_000;
 
 /// How many cores there are.
 pub fn cores() -> usize {
@@ -44,6 +50,9 @@ struct Sum {
     unknown: u64,
     unsure: u64,
     fired: BTreeMap<Kind, u64>,
+    /// Seeds that came to each point, and nodes that stopped there.
+    reached: BTreeMap<Point, u64>,
+    killed: BTreeMap<Point, u64>,
     failed: Vec<(Orders, Failure)>,
 }
 
@@ -56,6 +65,12 @@ impl Sum {
         self.unsure += outcome.counts.unsure;
         for (kind, count) in &outcome.fired {
             *self.fired.entry(*kind).or_default() += count;
+        }
+        for point in outcome.hits.keys() {
+            *self.reached.entry(*point).or_default() += 1;
+        }
+        for (point, count) in &outcome.kills {
+            *self.killed.entry(*point).or_default() += count;
         }
     }
 
@@ -118,8 +133,8 @@ fn tell(orders: &Orders, failure: &Failure) {
     );
 }
 
-/// Runs many seeds; the exit code.
-pub fn many(seeds: &Seeds, orders: &Orders, jobs: usize) -> i32 {
+/// Runs many seeds; the exit code. `has_table`: all failpoints are shown.
+pub fn many(seeds: &Seeds, orders: &Orders, jobs: usize, has_table: bool) -> i32 {
     let began = Instant::now();
     let (first, last, until) = match seeds {
         Seeds::All(range) => (*range.start(), *range.end(), None),
@@ -191,6 +206,8 @@ pub fn many(seeds: &Seeds, orders: &Orders, jobs: usize) -> i32 {
         sum.faults(),
         listed(&sum.fired)
     );
+    let is_whole = *orders == Orders::new(orders.seed);
+    let misses_points = tell_points(&sum, has_table) && is_whole;
     for (orders, failure) in &sum.failed {
         tell(orders, failure);
     }
@@ -199,7 +216,53 @@ pub fn many(seeds: &Seeds, orders: &Orders, jobs: usize) -> i32 {
         sum.seeds - sum.failed.len() as u64,
         sum.failed.len()
     );
-    i32::from(!sum.failed.is_empty())
+    i32::from(misses_points || !sum.failed.is_empty())
+}
+
+/// Says which points the nodes came to; whether some are missing that so many seeds must have come to.
+fn tell_points(sum: &Sum, has_table: bool) -> bool {
+    if has_table {
+        println!("| failpoint | seeds that reached it | nodes killed at it |\n|---|---|---|");
+        for point in Point::ALL {
+            let count = |counts: &BTreeMap<Point, u64>| counts.get(point).copied().unwrap_or(0);
+            println!(
+                "| {} | {} | {} |",
+                point.name(),
+                count(&sum.reached),
+                count(&sum.killed)
+            );
+        }
+    }
+    let all = Point::ALL.len();
+    let without = |counts: &BTreeMap<Point, u64>| -> Vec<&str> {
+        let missing = Point::ALL
+            .iter()
+            .filter(|point| !counts.contains_key(point));
+        missing.map(|point| point.name()).collect()
+    };
+    let (unreached, unkilled) = (without(&sum.reached), without(&sum.killed));
+    println!(
+        "failpoints: {} of {all} reached, {} of {all} killed at",
+        all - unreached.len(),
+        all - unkilled.len()
+    );
+    let mut is_wrong = false;
+    for (what, missing, seeds) in [
+        ("reached", unreached, SEEDS_REACHING_ALL),
+        ("killed at", unkilled, SEEDS_KILLING_AT_ALL),
+    ] {
+        if missing.is_empty() {
+            continue;
+        }
+        let is_too_many = sum.seeds >= seeds;
+        let how = match is_too_many {
+            true => format!(", which {seeds} seeds do: FAILED"),
+            false => String::new(),
+        };
+        println!("  never {what}{how}: {}", missing.join(" "));
+        is_wrong |= is_too_many;
+    }
+    is_wrong
 }
 
 fn listed(fired: &BTreeMap<Kind, u64>) -> String {

@@ -10,6 +10,9 @@
 //!   bugs     planted ones, to see whether all this sees anything
 //! ```
 //!
+//! Nodes are stopped at named points of their code too (`marline::failpoint`): each seed has one at which every node
+//! stops once, and a campaign says which of all these points were reached. One of enough seeds fails if it missed some.
+//!
 //! `scripts/sim --help` says how it is used. It is a program of its own and not one test among others, so that it can
 //! be built for speed and say how it gets on.
 
@@ -113,7 +116,8 @@ fn main() {
             range(&text).unwrap_or_else(|| wrong("--seeds takes A..B, both of them seeds")),
         ),
     };
-    exit(campaign::many(&seeds, &orders, jobs));
+    let table = matches.opt_present("points");
+    exit(campaign::many(&seeds, &orders, jobs, table));
 }
 
 #[cfg(feature = "planted")]
@@ -169,6 +173,11 @@ fn grammar() -> getopts::Options {
             "without",
             "leave out these faults, by number",
             "N,N,...",
+        )
+        .optflag(
+            "",
+            "points",
+            "with many seeds: a table of the places where nodes were stopped",
         )
         .optflag("", "help", "print this text");
     grammar

@@ -1,5 +1,5 @@
 //! What fails when. Each fault is drawn from the seed and its own number, so that one can be left out and the others
-//! stay as they are.
+//! stay as they are. Number 0 is that every node stops once at the point of the seed.
 //!
 //! The budget: what was acknowledged must be left on a node that can come back. A node loses its disk only when all
 //! others have what was on it; a machine whose disk failed loses what it had not synced, and comes back.
@@ -10,12 +10,23 @@ use std::time::Duration;
 use fastrand::Rng;
 use marline::disk::sim::rot::Rot;
 use marline::disk::sim::{Fault, SimDisk};
+use marline::failpoint::Point;
 
 use super::swarm::Swarm;
 use super::world::{Client, World};
 
 /// How long what was ordered may take to be answered, in nanoseconds.
 const ORDER_NS: u64 = 10_000_000_000;
+
+/// How long one is down, at most, that halts once at the point of its seed, in milliseconds.
+const HALTED_MS_MAX: u64 = 3_000;
+/// How long a node is to halt at most, in milliseconds, if it does not come to where it would.
+const HALTING_MS_MAX: u64 = 15_000;
+
+/// How long a founding may take, in nanoseconds.
+const FOUNDING_NS_MAX: u64 = 60_000_000_000;
+/// Between two looks at whether founders have stopped.
+const FOUNDING_LOOK: Duration = Duration::from_millis(100);
 
 /// How much too fast or too slow a monotonic clock is at most: leases allow for 5 % between two of them.
 const DRIFT_PERCENT_MAX: i32 = 2;
@@ -73,10 +84,12 @@ pub enum Kind {
     Join,
     /// A node is to leave.
     Leave,
+    /// A node stops at a point of its code.
+    Halt,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 25] = [
+    pub const ALL: [Kind; 26] = [
         Kind::Kill,
         Kind::Vanish,
         Kind::KillInCall,
@@ -102,6 +115,7 @@ impl Kind {
         Kind::Restore,
         Kind::Join,
         Kind::Leave,
+        Kind::Halt,
     ];
 
     /// Whether it happens to a node that works.
@@ -117,6 +131,7 @@ impl Kind {
                 | Kind::ReadError
                 | Kind::DiskBroken
                 | Kind::DiskFull
+                | Kind::Halt
         )
     }
 
@@ -140,6 +155,8 @@ enum Trouble {
     SlowDisk(usize),
     Disk(usize),
     Full(usize),
+    /// A node is to halt somewhere; it is down for so long then, in nanoseconds.
+    Halting(usize, u64),
     /// Links of a node are cut or mended so often more.
     Flapping(usize, u32),
 }
@@ -161,13 +178,19 @@ pub struct Nemesis {
     orders: Vec<(Client, u64)>,
     /// A disk as it was, and which member of the cluster its node was.
     backup: Option<(usize, Option<u32>, SimDisk)>,
+    /// Where nodes stop above all.
+    halts_at: Option<Point>,
+    /// How many have stopped.
+    halted: usize,
     /// What happened how often.
     pub fired: BTreeMap<Kind, u64>,
 }
 
 impl Nemesis {
-    pub fn new(swarm: &Swarm, without: &BTreeSet<usize>, now: u64) -> Nemesis {
-        let mut nemesis = Nemesis {
+    /// Of nodes that have not been started.
+    pub fn new(swarm: &Swarm, without: &BTreeSet<usize>, world: &mut World) -> Nemesis {
+        let halts_at = swarm.halts_at.filter(|_| !without.contains(&0));
+        Nemesis {
             seed: swarm.plan.seed,
             weights: swarm.weights.clone(),
             gap_ms: swarm.gap_ms,
@@ -175,14 +198,30 @@ impl Nemesis {
             count: 0,
             without: without.clone(),
             next: (0, Rng::with_seed(0)),
-            troubles: Vec::new(),
+            troubles: halts_at.map_or_else(Vec::new, |point| halt_all(world, point)),
             last_end: 0,
             orders: Vec::new(),
             backup: None,
+            halts_at: swarm.halts_at,
+            halted: 0,
             fired: BTreeMap::new(),
-        };
-        nemesis.next = nemesis.draw(now);
-        nemesis
+        }
+    }
+
+    /// Founds the cluster. Of what fails nothing happens yet but that nodes stop at the point of the seed.
+    pub fn found(&mut self, world: &mut World) {
+        let founders = world.plan().nodes;
+        (1..=founders).for_each(|node| world.start(node));
+        let end = world.net.now() + FOUNDING_NS_MAX;
+        while !world.within(FOUNDING_LOOK, |world| {
+            world.is_led() && (1..=founders).all(|node| world.is_up(node))
+        }) {
+            assert!(world.net.now() < end, "in vain: the cluster is founded");
+            self.note_halted(world);
+            let now = world.net.now();
+            self.end(world, |until| until <= now);
+        }
+        self.next = self.draw(world.net.now());
     }
 
     fn draw(&self, now: u64) -> (u64, Rng) {
@@ -210,10 +249,12 @@ impl Nemesis {
             | Kind::DiskBroken
             | Kind::Wipe
             | Kind::Rot
-            | Kind::Restore => *count as usize,
+            | Kind::Restore
+            // Some processes begin anew for it.
+            | Kind::Halt => *count as usize,
             _ => 0,
         };
-        self.fired.iter().map(died).sum()
+        self.fired.iter().map(died).sum::<usize>() + self.halted
     }
 
     /// When there is something to do next.
@@ -225,6 +266,7 @@ impl Nemesis {
     /// Lets faults end and begin whose time has come.
     pub fn go_on(&mut self, world: &mut World) {
         let now = world.net.now();
+        self.note_halted(world);
         self.end(world, |until| until <= now);
         if now < self.next.0 {
             return;
@@ -242,6 +284,7 @@ impl Nemesis {
     pub fn end_all(&mut self, world: &mut World) {
         let left = self.last_end.saturating_sub(world.net.now());
         world.pass(Duration::from_nanos(left));
+        self.note_halted(world);
         self.end(world, |_| true);
         for (client, _) in std::mem::take(&mut self.orders) {
             world.close(client);
@@ -428,8 +471,42 @@ impl Nemesis {
                 self.leave(world, rng)?;
                 return Some(Vec::new());
             }
+            Kind::Halt => return Some(self.halt(world, rng, node)),
         };
         Some(vec![trouble])
+    }
+
+    /// A node is to halt, within a time that rare points need too. Of some the process begins anew at once, for what
+    /// is done at no other time.
+    fn halt(&mut self, world: &mut World, rng: &mut Rng, node: usize) -> Vec<Trouble> {
+        let drawn = Point::ALL[rng.usize(..Point::ALL.len())];
+        let (point, passes) = match rng.u8(..4) {
+            0 => (None, rng.u64(..200)),
+            1 => (Some(drawn), passes(rng)),
+            _ => (Some(self.halts_at.unwrap_or(drawn)), passes(rng)),
+        };
+        world.halt_at(node, point, passes);
+        if point.is_some_and(Point::is_of_start) || rng.u8(..6) == 0 {
+            world.kill_process(node);
+            world.start(node);
+        }
+        let down_ns = rng.u64(1..self.lasting_ms) * 1_000_000;
+        let until = world.net.now() + rng.u64(1_000..HALTING_MS_MAX) * 1_000_000;
+        self.troubles.push((until, Trouble::Halting(node, down_ns)));
+        Vec::new()
+    }
+
+    /// Those that have halted are down for a while.
+    fn note_halted(&mut self, world: &World) {
+        let now = world.net.now();
+        for (until, trouble) in &mut self.troubles {
+            if let Trouble::Halting(node, down_ns) = *trouble
+                && !world.is_to_halt(node)
+            {
+                self.halted += 1;
+                (*until, *trouble) = (now + down_ns, Trouble::Down(node));
+            }
+        }
     }
 
     /// Something ends by itself after this time.
@@ -488,6 +565,7 @@ impl Nemesis {
                     start(world, node);
                 }
                 Trouble::Down(node) => start(world, node),
+                Trouble::Halting(node, _) => world.halt_nowhere(node),
                 Trouble::Flapping(_, 0) => world.heal(),
                 Trouble::Flapping(..) if is_last => world.heal(),
                 Trouble::Flapping(node, left) => {
@@ -514,6 +592,26 @@ impl Nemesis {
                 });
         }
     }
+}
+
+/// How many hits a node passes before it halts.
+fn passes(rng: &mut Rng) -> u64 {
+    match rng.u8(..4) {
+        0 => rng.u64(..30),
+        _ => 0,
+    }
+}
+
+/// Lets each node stop once at the point of the seed, whenever it comes there: be it while the cluster is founded.
+fn halt_all(world: &mut World, point: Point) -> Vec<(u64, Trouble)> {
+    let mut rng = Rng::with_seed(world.plan().seed);
+    let mut all = Vec::new();
+    for node in world.all() {
+        world.halt_at(node, Some(point), passes(&mut rng));
+        let down_ns = rng.u64(1..HALTED_MS_MAX) * 1_000_000;
+        all.push((u64::MAX, Trouble::Halting(node, down_ns)));
+    }
+    all
 }
 
 fn start(world: &mut World, node: usize) {

@@ -5,6 +5,8 @@
 //!            ─▶ everything is healed ─▶ replicas are alike, nothing is leaked, all answers could have been so
 //! ```
 //!
+//! A founding goes on although nodes stop at a failpoint, each once; all else that fails comes later.
+//!
 //! Whoever fails panics; the panic is caught here, with what was done in the world until then.
 
 use std::cell::RefCell;
@@ -12,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
+use marline::failpoint::{self, Point};
 use marline::node::Node;
 use marline::odd::{self, Size};
 #[cfg(feature = "planted")]
@@ -93,6 +96,9 @@ pub struct Outcome {
     /// How many faults were drawn, and which happened how often.
     pub faults: usize,
     pub fired: BTreeMap<Kind, u64>,
+    /// How often the nodes came to each point of their code, and how often one was stopped there.
+    pub hits: BTreeMap<Point, u64>,
+    pub kills: BTreeMap<Point, u64>,
 }
 
 /// Why a run failed.
@@ -155,10 +161,11 @@ fn play(orders: &Orders, faults: &mut usize) -> Outcome {
         odd::set(size, odd.map(|(_, bytes)| *bytes));
     }
     let clients = orders.clients.unwrap_or(swarm.clients);
-    let mut world = World::founded(swarm.plan);
+    let mut world = World::new(swarm.plan);
+    let mut nemesis = Nemesis::new(&swarm, &orders.without, &mut world);
+    nemesis.found(&mut world);
     let began = world.net.now();
     let mut load = Load::new(&swarm, clients);
-    let mut nemesis = Nemesis::new(&swarm, &orders.without, began);
     let mut watch = Watch::default();
     let mut end = began + orders.seconds * 1_000_000_000;
     let times = if orders.seconds < SECONDS {
@@ -209,6 +216,8 @@ fn play(orders: &Orders, faults: &mut usize) -> Outcome {
         counts,
         faults: nemesis.count(),
         fired: nemesis.fired.clone(),
+        hits: failpoint::hits(),
+        kills: failpoint::kills(),
     }
 }
 

@@ -24,6 +24,10 @@ pub fn shrink(orders: &Orders, failure: Failure, mut tell: impl FnMut(&str)) -> 
     if shorter.seconds < best.seconds {
         attempt(&shorter, &mut best, &mut why);
     }
+    let mut fewer = best.clone();
+    // The point at which every node stops.
+    fewer.without.insert(0);
+    attempt(&fewer, &mut best, &mut why);
     let mut piece = why.faults.div_ceil(2);
     while piece > 0 {
         let mut from = 1;

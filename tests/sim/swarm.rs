@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use marline::failpoint::Point;
 use marline::odd::Size;
 use marline::reactor::sim::Faults;
 
@@ -29,6 +30,8 @@ pub struct Swarm {
     pub lasting_ms: u64,
     /// Sizes that are not the usual ones.
     pub odd: Vec<(Size, usize)>,
+    /// Where each node stops that comes there, once; there are such faults beside it then.
+    pub halts_at: Option<Point>,
     /// Whether replicas are made anew, because nodes come and go or lose their disks.
     pub moves: bool,
 }
@@ -60,11 +63,18 @@ impl Swarm {
             short_write_percent: [0, 20][rng.usize(..2)],
             ..Faults::calm()
         };
-        let comes_and_goes = rng.u8(..4) == 0;
+        // By turns, so that few seeds come to all; the rest is drawn of its own.
+        let mut of_halts = Rng::with_seed(!seed);
+        let halts_at = Point::ALL[(seed % Point::ALL.len() as u64) as usize];
+        let halts_at = Some(halts_at).filter(|_| of_halts.u8(..4) > 0);
+        let must_move = halts_at.is_some_and(Point::is_of_membership);
+        let must_save = halts_at.is_some_and(Point::is_of_saving);
+        let comes_and_goes = rng.u8(..4) == 0 || must_move;
         let loses_disks = rng.u8(..3) == 0;
         let plan = Plan {
             faults,
-            snapshot_interval: [None, Some(Duration::from_secs(2))][rng.usize(..2)],
+            snapshot_interval: [None, Some(Duration::from_secs(2))]
+                [rng.usize(..2).max(must_save.into())],
             joiners: if comes_and_goes { 2 } else { 0 },
             shards: if comes_and_goes { 4 } else { 2 },
             is_sealed: rng.bool(),
@@ -76,12 +86,16 @@ impl Swarm {
         for kind in Kind::ALL {
             let may_be = (comes_and_goes || !kind.is_of_membership())
                 && (loses_disks || !kind.loses_disks());
-            if may_be && rng.bool() {
+            let must_be = must_move && kind == Kind::Join;
+            if kind != Kind::Halt && may_be && (rng.bool() || must_be) {
                 weights.push((kind, rng.u32(1..=4)));
             }
         }
         if weights.is_empty() {
             weights.push((Kind::Kill, 1));
+        }
+        if halts_at.is_some() {
+            weights.push((Kind::Halt, of_halts.u32(1..=4)));
         }
         Swarm {
             plan,
@@ -92,6 +106,7 @@ impl Swarm {
             gap_ms: [(200, 2_500), (1_000, 8_000)][rng.usize(..2)],
             lasting_ms: [600, 3_000, 8_000][rng.usize(..3)],
             odd: odd_sizes(&mut rng),
+            halts_at,
             moves: comes_and_goes || loses_disks,
         }
     }

@@ -9,6 +9,8 @@
 
 #[path = "world/faults.rs"]
 mod faults;
+#[path = "world/halting.rs"]
+mod halting;
 #[path = "world/standing.rs"]
 mod standing;
 #[path = "world/talking.rs"]
@@ -24,6 +26,7 @@ use marline::config::values::{Origin, Values};
 use marline::data::files::{Files, Keys};
 use marline::disk::seal::{Entropy, KeyRing};
 use marline::disk::sim::{Crash, Fault, SimDisk};
+use marline::failpoint::{self, Halted};
 use marline::node::cluster::VERSION;
 use marline::node::{self, Node};
 use marline::reactor::Reactor;
@@ -200,6 +203,7 @@ impl World {
     pub fn new(plan: Plan) -> World {
         super::log_if_asked();
         NEXT_ENTROPY.set(1);
+        failpoint::reset();
         let net = SimNet::new(plan.seed, plan.faults);
         let seat = |number: usize| Seat {
             disk: SimDisk::new(plan.seed + number as u64),
@@ -490,7 +494,7 @@ impl World {
         let first = self.net.random() as usize % self.seats.len();
         let mut has_turned = false;
         self.count_turns(now);
-        let mut ended = Vec::new();
+        let (mut ended, mut halted): (_, Vec<Halted>) = (Vec::new(), Vec::new());
         for at in 0..self.seats.len() {
             let number = (first + at) % self.seats.len();
             let seat = &mut self.seats[number];
@@ -502,7 +506,14 @@ impl World {
             let is_due = due(process.next_wake()).is_some_and(|at| at <= now);
             if self.net.calls(seat.at) || is_due {
                 has_turned = true;
-                let goes_on = process.turn(None).unwrap();
+                let turned = match halting::turn(process, seat.at) {
+                    Ok(turned) => turned,
+                    Err(at) => {
+                        halted.push(at);
+                        continue;
+                    }
+                };
+                let goes_on = turned.unwrap();
                 let fatal = process.app().fatal();
                 if !goes_on || fatal.is_some() {
                     let text = format!("ends: {}", fatal.unwrap_or("of itself"));
@@ -524,8 +535,10 @@ impl World {
             self.end(node, Crash::Random(chance), SimNet::crash);
         }
         if !has_turned || wake > now {
-            self.net.advance(Some(wake));
+            let advanced = failpoint::catch(|| self.net.advance(Some(wake)));
+            halted.extend(advanced.err());
         }
+        halted.into_iter().for_each(|halted| self.halted(halted));
         self.listen();
     }
 
