@@ -299,16 +299,29 @@ impl World {
         self.seats[node - 1].is_paused
     }
 
+    /// Whom a node is to join: a member that runs, if there is one. Two that are none would wait for each other.
+    fn host(&self, node: usize) -> usize {
+        let map = self.map();
+        let is_member = |&other: &usize| {
+            let place = self.node(other).and_then(Node::place);
+            place.is_some_and(|(_, number)| {
+                map.as_ref()
+                    .is_some_and(|map| map.nodes.contains_key(&number))
+            })
+        };
+        let others = || self.all().filter(|&other| other != node);
+        let down = || others().find(|&other| !self.is_up(other) && self.has_lived(other));
+        let host = others().find(is_member).or_else(down);
+        host.unwrap_or(1 + node % 2)
+    }
+
     fn options(&self, node: usize) -> (Values, Options) {
         let founders: Vec<String> = (1..=self.plan.nodes).map(address).collect();
-        let mut others = self
-            .all()
-            .filter(|&other| other != node && self.is_up(other));
         let (mut values, port) = (Values::default(), port(node).to_string());
         let mut set = |name: &str, text: &str| values.set(name, text, Origin::Flag).unwrap();
         set("port", &port);
         match self.seats[node - 1].joins {
-            true => set("join", &address(others.next().unwrap_or(1 + node % 2))),
+            true => set("join", &address(self.host(node))),
             false => {
                 set("cluster", &founders.join(","));
                 set("shards", &self.plan.shards.to_string());
