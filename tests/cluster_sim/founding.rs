@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use marline::failpoint::Point;
 use marline::node::Node;
 
 use super::script::play;
@@ -96,6 +97,45 @@ fn whoever_was_told_tells_the_others() {
         (1..=3).all(|node| is_member(world, node)) && world.is_led()
     });
     world.agree();
+}
+
+/// The founder dies when the map is on its disk and what its replicas begin with is not: it has told nobody. When it
+/// comes back, nobody has anything to bring to those who wait.
+#[test]
+fn a_founder_that_has_only_the_map_begins_again() {
+    play(
+        seed(),
+        "halt 1 at records-taken
+         start all
+         pass 1 s
+         node 2 says SET a 1 -> -CLUSTERDOWN the cluster is being founded*
+         start 1
+         founded within 3 s
+         node 3 says SET a 1 -> OK
+         replicas are equal",
+    );
+}
+
+/// All founders stop where they come first to a point of the code, and are started again.
+#[test]
+fn founders_may_stop_at_every_point() {
+    for &point in Point::ALL {
+        let mut world = World::new(Plan::new(seed()));
+        for node in world.all() {
+            world.halt_at(node, Some(point), 0);
+            world.start(node);
+        }
+        world.pass(Duration::from_millis(500));
+        for node in world.all() {
+            world.halt_nowhere(node);
+            if !world.is_up(node) {
+                world.start(node);
+            }
+        }
+        world.until(point.name(), |world| world.is_led());
+        assert_eq!(world.ask(1, "SET a 1"), "OK", "{}", point.name());
+        world.agree();
+    }
 }
 
 #[test]

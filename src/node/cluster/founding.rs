@@ -13,6 +13,9 @@
 //! Nobody tells what it does not keep: a node that died in between would found another cluster. And everybody tells,
 //! so that it does not matter who dies meanwhile.
 //!
+//! The map may be on a disk before what the replicas begin with. A founder that finds nothing else there begins them
+//! again.
+//!
 //! The first map is an entry that all replicas of the meta shard begin with, not one of its log: all logs begin behind
 //! entry 1, which nobody has.
 
@@ -170,6 +173,19 @@ pub fn told(turn: &mut Turn<'_, '_, '_>, map: Map) {
     // Not in the midst of a session: what it is made of is replaced.
     turn.net
         .call_later(std::time::Duration::ZERO, |cx| begin_replicas(cx, map));
+}
+
+/// Whether this node died when it had kept the first map, and nothing of what its replicas begin with. It has told
+/// nobody, and promised nothing.
+pub fn is_broken_off(node: &Node, map: &Map) -> bool {
+    let mut shards = node.keyspace.shards().iter();
+    map.epoch == 1 && shards.all(|shard| shard.is_vacant() && shard.hard_state().term == 0)
+}
+
+/// Goes on with what was [broken off](is_broken_off): who waits for the others to bring it everything may wait for
+/// ever, for they may do the same.
+pub fn begin_again(cx: &mut Cx<'_, Node>, map: Map) {
+    begin_replicas(cx, map);
 }
 
 /// Begins the replicas that the first map gives this node.
