@@ -287,6 +287,7 @@ impl Group {
         answer.term = heartbeat.term;
         answer.reject = true;
         (answer.index, answer.reject_hint, answer.log_term) = (wanted, last, last_term);
+        answer.commit = self.raft.raft.raft_log.committed;
         // What it has may not be what was agreed on behind what it knows to be committed.
         heartbeat.commit = self.raft.raft.raft_log.committed;
         let _ = self.raft.step(heartbeat);
@@ -294,7 +295,8 @@ impl Group {
     }
 
     /// Takes back what a replica had acknowledged to this leader, if it says that it does not have it. When that is an
-    /// old answer to what was sent long ago, it only costs another question.
+    /// old answer to what was sent long ago, it only costs another question. What it has behind what it knows to be
+    /// committed may have been replaced in all other logs: it would take that for committed if it counted.
     fn believe(&mut self, message: &Message) {
         let raft = &mut self.raft.raft;
         let is_denial = message.get_msg_type() == MessageType::MsgAppendResponse && message.reject;
@@ -305,7 +307,7 @@ impl Group {
             return;
         };
         if message.index <= progress.matched && message.reject_hint < progress.matched {
-            progress.matched = message.reject_hint;
+            progress.matched = message.reject_hint.min(message.commit);
             progress.become_probe();
         }
     }

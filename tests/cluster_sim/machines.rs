@@ -173,3 +173,33 @@ fn what_an_old_backup_holds_and_nobody_agreed_on_is_not_taken_for_agreed_on() {
         );
     }
 }
+
+/// The leader hears what is there long before it is shown wrong, and tells meanwhile what is committed of it.
+#[test]
+fn nor_is_it_while_the_disk_is_slow() {
+    for seed in seed()..seed() + 10 {
+        play_founded(
+            seed,
+            "node 1 says SET a 1 -> OK
+             old is leader of a
+             other is follower of a
+             cut old from rest
+             node old asks SET a alone
+             pass 300 ms
+             back up old
+             a is led within 3 s
+             node other says SET a 2 -> OK
+             node other says SET a 3 -> OK
+             heal
+             node old hears -UNKNOWN* or -TRYAGAIN* or -CLUSTERDOWN*
+             replicas are equal
+             restore old
+             disk of old takes 800 ms
+             start old
+             pass 10 s
+             disk of old takes 1 ms
+             node old says GET a -> 3
+             replicas are equal",
+        );
+    }
+}
