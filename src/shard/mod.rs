@@ -87,6 +87,8 @@ pub struct Shard {
     /// The keys of the first committed changes: those that were looked ahead at.
     ahead: VecDeque<KeyHash>,
     applied: Applying,
+    /// Members and term, and the entry that makes sure that a majority of them knows who they are.
+    confirming: Option<(Members, u64, u64)>,
     /// A snapshot of a leader that is at hand, should raft want it.
     staged: Option<Recovery>,
     /// What was stored until a snapshot took its place.
@@ -131,6 +133,7 @@ impl Shard {
             group,
             open: Vec::new(),
             proposed: VecDeque::new(),
+            confirming: None,
             ahead: VecDeque::new(),
             applied,
             staged: None,

@@ -176,6 +176,27 @@ impl Shard {
         self.group.propose_change(change.to_conf_change());
     }
 
+    /// Whether those who are no members any more may be let go: a majority of the members knows, whatever is lost that
+    /// is not durable, that it is the members. Else it is seen to, as of `at_ms`.
+    ///
+    /// That a change is committed is known to whoever has an entry that was proposed afterwards, since it came with the
+    /// commit index of its leader, in one record. Those who only have the change itself need a majority of the former
+    /// members to find it out (members count from when their change is applied here, and not from when it is written as
+    /// in Raft, section 6), which may not be there any more.
+    pub fn confirm_members(&mut self, at_ms: u64) -> bool {
+        let (term, last) = (self.hard_state().term, self.last_index());
+        let begun = self.confirming.take();
+        let begun = begun.filter(|(members, at, _)| members == self.members() && *at == term);
+        let (_, _, index) = *self
+            .confirming
+            .insert(begun.unwrap_or_else(|| (self.group.members().clone(), term, last + 1)));
+        if last < index && !self.is_open() {
+            self.begin_entry();
+            self.close(at_ms);
+        }
+        self.applied.index >= index
+    }
+
     /// Whether everything in the log is committed and applied, and this term's leader knows all that was.
     pub fn is_settled(&self) -> bool {
         self.applied.index == self.last_index() && self.applied.term == self.hard_state().term

@@ -384,3 +384,34 @@ fn the_leader_of_the_meta_shard_dies_in_the_midst() {
         );
     }
 }
+
+/// Whoever was let go cannot help any more to find out that it was let go. One of the others being away is no reason
+/// for the shard to be lost.
+#[test]
+fn a_replica_is_let_go_when_those_who_stay_know_of_it_by_themselves() {
+    for seed in seed()..seed() + 6 {
+        let world = play_in(
+            founded(seed),
+            "node 1 says SET a 1 -> OK
+             pass 1 s
+             kill 3
+             join 4
+             pass 20 s
+             power off
+             restart 1
+             restart 2
+             restart 4
+             pass 10 s
+             node 1 says INCR a -> 2
+             node 4 says INCR a -> 3",
+        );
+        let map = world.map().unwrap();
+        let has_moved = |(_, it): (u16, &marline::cluster::map::Placement)| {
+            it.next.is_none() && it.replicas.iter().any(|it| it.node() == 4)
+        };
+        assert!(map.every_placement().any(has_moved), "{}", map.encode());
+        for shard in world.shards() {
+            assert!(world.leader(shard).is_some(), "shard {shard} is lost");
+        }
+    }
+}

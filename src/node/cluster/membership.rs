@@ -12,6 +12,8 @@
 //! - One shard changes at a time, by one replica; see [`plan`](crate::cluster::plan).
 //! - A replica gets a vote when it has nearly everything; both changes of a step are one joint configuration, entered
 //!   and left explicitly, so that a majority of the old *and* of the new agrees meanwhile.
+//! - A change is done when those who stay know of it whatever else is lost: an entry behind it is committed by them.
+//!   Only then is the replica let go that they do not need any more.
 //! - A leader that is to go hands the leadership over first: raft would let it hang.
 //! - A newcomer that is not heard of for a minute, or that is to leave itself, is given up (`REPL UNDO`) as long as it
 //!   has no vote. Whatever a leader had made of it nevertheless is taken back, for a shard is always led towards
@@ -262,6 +264,7 @@ fn go_on(cx: &mut Cx<'_, Node>, shard: u16, map: &Map) {
         _ if is_in_vain => ask_about(cx, b"UNDO", shard, map.epoch),
         Step::Wait => {}
         Step::Done if placement.next.is_none() => {}
+        Step::Done if !cx.app.keyspace.confirm_members(shard, cx.app.at_ms) => {}
         Step::Done => ask_about(cx, b"DONE", shard, map.epoch),
         Step::Change(change) => {
             log::info!("shard {}: {change:?}", shown(shard));

@@ -212,6 +212,14 @@ impl Keyspace {
         self.mark(self.index_of_number(number));
     }
 
+    /// Whether those who are no members of a shard's group any more
+    /// [may be let go](crate::shard::Shard::confirm_members).
+    pub fn confirm_members(&mut self, number: u16, at_ms: u64) -> bool {
+        let is_confirmed = self.shard_mut(number).confirm_members(at_ms);
+        self.mark(self.index_of_number(number));
+        is_confirmed
+    }
+
     /// Proposes an operation to a shard, whatever slot its key is in.
     pub fn propose_to(&mut self, number: u16, op: &Op<'_>) {
         let index = self.index_of_number(number);
