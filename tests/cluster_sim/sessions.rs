@@ -103,3 +103,38 @@ fn a_client_reads_what_it_has_just_written_whomever_it_waits_for() {
         }
     }
 }
+
+/// What a former leader had taken is passed on when it learns of its successor. Until then nothing of the same client
+/// overtakes it on another way.
+#[test]
+fn a_former_leader_passes_on_in_the_order_of_the_client() {
+    let patience = std::time::Duration::from_secs(15);
+    for seed in seed()..seed() + 60 {
+        for last in ["INCR a", "MSET a 7 b 7 c 7 d 7"] {
+            let mut world = World::founded(Plan::new(seed));
+            assert_eq!(world.ask(1, "SET a 1"), "OK");
+            let old = world.leader(world.shard_of("a")).unwrap();
+            let client = world.connect(old);
+            for other in (1..=3).filter(|&other| other != old) {
+                world.cut(old, other);
+                world.cut(other, old);
+            }
+            world.pause(old);
+            world.pass(std::time::Duration::from_secs(3));
+            for text in ["GET a", "SET a 5", "MGET a b c d", last] {
+                world.send(client, text);
+            }
+            world.pass(std::time::Duration::from_micros(200));
+            world.wake(old);
+            // It has taken the first of it when it learns that it leads no longer.
+            world.pass(std::time::Duration::from_micros(10 + seed % 60));
+            world.heal();
+            let heard = world.line_within(client, patience);
+            assert_eq!(
+                heard.as_deref(),
+                Some("1"),
+                "seed {seed}, GET in front of {last}"
+            );
+        }
+    }
+}

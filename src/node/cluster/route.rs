@@ -35,7 +35,9 @@ pub fn route(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
     }
     let Some(shard) = of_slot.or_else(|| shard_of(turn.node, row, args)) else {
         return Some(match gather::is_divisible(row.verb) {
-            true if propose::has_enough(turn) || is_any_taken(turn) => Next::Settle,
+            true if propose::has_enough(turn) || is_any_taken(turn, row.is(flag::WRITE)) => {
+                Next::Settle
+            }
             true if !row.is(flag::WRITE) && planted::is(Bug::GatherStale) => stale(turn, row, args),
             true => gather::by_keys(turn, row, args),
             false => refuse(turn, CROSSSLOT),
@@ -49,11 +51,11 @@ pub fn route(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> 
     let stays = !super::is_handing(turn.node, shard)
         || !row.is(flag::WRITE) && planted::is(Bug::TransferReads);
     let is_led = turn.node.keyspace.is_leader(shard) && stays;
-    if !is_led && is_taken(turn, shard) {
-        return Some(Next::Settle);
-    }
     if !is_led || has_forwarded(turn.node, shard) {
-        return Some(forward::command(turn, row, args, shard));
+        return Some(match is_taken(turn, shard) {
+            true => Next::Settle,
+            false => forward::command(turn, row, args, shard),
+        });
     }
     match row.is(flag::WRITE) {
         true => None,
@@ -83,7 +85,7 @@ fn all_keys(turn: &mut Turn<'_, '_, '_>, row: &'static Row, args: Args<'_>) -> O
         Some(Ok(_)) => None,
         _ => return (turn.client().awaiting > 0).then_some(Next::Settle),
     };
-    if propose::has_enough(turn) || is_any_taken(turn) {
+    if propose::has_enough(turn) || is_any_taken(turn, row.is(flag::WRITE)) {
         return Some(Next::Settle);
     }
     match cursor_shard {
@@ -105,16 +107,16 @@ fn has_forwarded(node: &Node, shard: u16) -> bool {
     cluster.is_some_and(|cluster| cluster.forwards.has_some(shard))
 }
 
-/// Whether something for a shard that this node took when it led it is not answered, the client's own maybe: that will
-/// be passed on at the end of this turn, and what is passed on now would come before it.
+/// Whether something for a shard that this node took as its leader is not answered, the client's own maybe: if it leads
+/// no longer, or is about to find that out, that will be passed on later, and what is passed on now would come before.
 fn is_taken(turn: &mut Turn<'_, '_, '_>, shard: u16) -> bool {
     turn.client().awaiting > 0 && !turn.node.commits.is_shard_idle(shard)
 }
 
-/// The same for any shard that this node leads no longer.
-fn is_any_taken(turn: &mut Turn<'_, '_, '_>) -> bool {
+/// The same for any shard; of those that this node leads only what is written is to come behind what was taken.
+fn is_any_taken(turn: &mut Turn<'_, '_, '_>, is_write: bool) -> bool {
     let mut shards = 0..turn.node.keyspace.count();
-    shards.any(|shard| !turn.node.keyspace.is_leader(shard) && is_taken(turn, shard))
+    shards.any(|shard| (is_write || !turn.node.keyspace.is_leader(shard)) && is_taken(turn, shard))
 }
 
 /// The one shard that all keys of a command are in.
