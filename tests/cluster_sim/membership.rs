@@ -134,6 +134,27 @@ fn a_node_that_lost_its_disk_becomes_a_new_member_by_itself() {
     }
 }
 
+/// Who restarts must know that the last change of the members is over: until it is, those that went are asked.
+#[test]
+fn a_change_of_members_is_over_for_good() {
+    for seed in seed()..seed() + 4 {
+        play_in(
+            World::founded(Plan::new(seed)),
+            "wipe 3
+             pass 1 s
+             start 3
+             placed within 60 s
+             wipe 1
+             kill 2
+             kill 3
+             start 2 3
+             start 1
+             placed within 60 s
+             replicas are equal",
+        );
+    }
+}
+
 #[test]
 fn a_machine_leaves_and_comes_back_with_an_empty_directory() {
     for seed in seed()..seed() + 4 {
