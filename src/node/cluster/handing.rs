@@ -31,6 +31,11 @@ pub struct Handing {
 }
 
 impl Handing {
+    /// The shard that is being handed over.
+    pub fn shard(&self) -> Option<u16> {
+        self.now.map(|(shard, ..)| shard)
+    }
+
     /// Whether a shard is being handed over.
     pub fn has(&self, shard: u16) -> bool {
         self.now.is_some_and(|(of, ..)| of == shard)

@@ -1,6 +1,7 @@
 //! What people look at: how the shards stand, as this node sees it.
 
 use crate::cluster::map::{Map, NodeId, ReplicaId, shown};
+use crate::reactor::timer::Nanos;
 use crate::shard::members::Members;
 use crate::shard::{Applying, Shard};
 
@@ -83,6 +84,8 @@ pub struct Standing {
     pub applied: Applying,
     /// Index of the last entry of its log.
     pub last_index: u64,
+    /// Whether it is handing its leadership over.
+    pub is_handing: bool,
 }
 
 impl Node {
@@ -120,8 +123,27 @@ impl Node {
             term: shard.hard_state().term,
             applied: shard.applied(),
             last_index: shard.last_index(),
+            is_handing: shard.is_transferring(),
         };
         self.keyspace.replicas().map(standing).collect()
+    }
+
+    /// The shards that this node leads, each with the term.
+    pub fn reigns(&self) -> impl Iterator<Item = (u16, u64)> {
+        let leading = self.keyspace.replicas().filter(|shard| shard.is_leader());
+        leading.map(|shard| (shard.number(), shard.hard_state().term))
+    }
+
+    /// The shard that this node is handing over, or about to.
+    pub fn handing(&self) -> Option<u16> {
+        self.cluster.as_ref()?.handing.shard()
+    }
+
+    /// The shards of which this node answers reads from its own store, when its clock says `now`. No two nodes may do
+    /// so for the same shard.
+    pub fn readable(&self, now: Nanos) -> impl Iterator<Item = u16> {
+        let can_read = move |shard: &&Shard| shard.is_leader() && shard.can_read(now);
+        self.keyspace.replicas().filter(can_read).map(Shard::number)
     }
 
     /// A digest of what is alive in a shard here as of the latest stamp applied; replicas that are equally far have it
