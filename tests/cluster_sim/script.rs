@@ -29,10 +29,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use marline::disk::sim::SimDisk;
 use marline::failpoint::Point;
 
-use super::world::{Client, Plan, World};
+use super::world::{Backup, Client, Plan, World};
 
 /// How long an answer is waited for that was asked for before.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -73,7 +72,7 @@ struct Player {
     asked: BTreeMap<usize, VecDeque<Client>>,
     skews_ms: BTreeMap<usize, i64>,
     /// Disks as they were.
-    backups: BTreeMap<usize, SimDisk>,
+    backups: BTreeMap<usize, Backup>,
 }
 
 type Outcome = Result<(), String>;

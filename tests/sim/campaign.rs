@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use marline::failpoint::Point;
 
-use super::nemesis::Kind;
+use super::nemesis::kinds::Kind;
 use super::run::{Failure, Orders, Outcome, run};
 use super::shrink::shrink;
 

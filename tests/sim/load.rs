@@ -24,10 +24,92 @@ const KEYS: [&str; 6] = ["a", "b", "c", "d", "r", "s"];
 /// Those from here on are only set and read, so that [`zones`] can judge them, too.
 const REGISTERS: usize = 4;
 const PAIRS: [&str; 2] = ["p", "q"];
+/// Counters that expire beside each pair.
+const COUNTERS: usize = 6;
+/// How long one that reads rests at most, in milliseconds.
+const READER_REST_MS: u64 = 300;
 /// How exact the time of an expiry is: a batch has one time, and is a while on its way.
 const EXPIRY_NS: u64 = 100_000_000;
 /// What values of keys with an expiry begin with; it must not be found on a disk that is sealed.
 pub const CANARY: &str = "canary-of-marline";
+
+/// What a client is like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Role {
+    /// It says this and that.
+    #[default]
+    Mixed,
+    /// It reads, often, and keeps to its node.
+    Reader,
+    /// It says many things at once, about one key.
+    Burster,
+    /// The same, and rests for long.
+    Writer,
+    /// It says many things at once, about counters that expire.
+    Counter,
+}
+
+/// What the clients of a seed are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mix {
+    /// All are alike.
+    Even,
+    /// One writes, the others read what it wrote.
+    Readers,
+    /// Some say many things at once about one key.
+    Bursters,
+    /// Some count up what expires.
+    Counters,
+}
+
+impl Mix {
+    pub const ALL: [Mix; 4] = [Mix::Even, Mix::Readers, Mix::Bursters, Mix::Counters];
+
+    /// What the client with this number, counted from 0, is like.
+    pub fn role(self, client: usize) -> Role {
+        match (self, client) {
+            (Mix::Readers, 0) => Role::Writer,
+            (Mix::Bursters, 0..3) => Role::Burster,
+            (Mix::Readers, _) => Role::Reader,
+            (Mix::Counters, 0..3) => Role::Counter,
+            _ => Role::Mixed,
+        }
+    }
+}
+
+impl Role {
+    /// How long it rests, if one that says this and that rests so long.
+    fn rest_ms(self, rest_ms: u64) -> u64 {
+        match self {
+            Role::Mixed | Role::Burster | Role::Counter => rest_ms,
+            Role::Reader => READER_REST_MS,
+            Role::Writer => 5 * rest_ms / 2,
+        }
+    }
+
+    /// How many things it says at once.
+    fn counts(self) -> [u64; 5] {
+        match self {
+            Role::Mixed => [1, 1, 2, 5, 12],
+            Role::Reader => [1, 1, 1, 2, 2],
+            Role::Burster | Role::Writer | Role::Counter => [2, 8, 12, 12, 12],
+        }
+    }
+
+    /// What it speaks of, as [`Load::something`] counts the topics.
+    fn topic(self, rng: &mut Rng) -> u8 {
+        match self {
+            Role::Reader => [5, 6, 7, 8, 14, 18][rng.usize(..6)],
+            Role::Counter => 19,
+            _ => rng.u8(..22),
+        }
+    }
+
+    /// Whether it goes to another node before it says something.
+    fn is_to_move(self, rng: &mut Rng) -> bool {
+        self != Role::Reader && rng.u8(..20) == 0
+    }
+}
 
 /// What was asked.
 #[derive(Debug, Clone)]
@@ -55,6 +137,7 @@ struct Asked {
 
 #[derive(Default)]
 struct Talker {
+    role: Role,
     conn: Option<Client>,
     asked: VecDeque<Asked>,
     rests_until: u64,
@@ -102,12 +185,16 @@ pub struct Load {
 
 impl Load {
     pub fn new(swarm: &Swarm, clients: usize) -> Load {
+        let talker = |nth: usize| Talker {
+            role: swarm.mix.role(nth),
+            ..Talker::default()
+        };
         Load {
             rng: Rng::with_seed(!swarm.plan.seed),
             rest_ms: swarm.rest_ms,
             patience_ns: swarm.patience_ms * 1_000_000,
             clocks_agree: swarm.clocks_agree(),
-            talkers: (0..clients).map(|_| Talker::default()).collect(),
+            talkers: (0..clients).map(talker).collect(),
             history: BTreeMap::new(),
             next_value: 0,
             expiring: Vec::new(),
@@ -148,8 +235,9 @@ impl Load {
     }
 
     fn talk(&mut self, world: &mut World, client: usize) {
+        let role = self.talkers[client].role;
         let conn = match self.talkers[client].conn {
-            Some(conn) if !world.is_closed(conn) && self.rng.u8(..20) > 0 => conn,
+            Some(conn) if !world.is_closed(conn) && !role.is_to_move(&mut self.rng) => conn,
             before => {
                 before.into_iter().for_each(|conn| world.close(conn));
                 let node = self.rng.usize(world.all());
@@ -158,13 +246,14 @@ impl Load {
                 conn
             }
         };
-        let count = [1, 1, 2, 5, 12][self.rng.usize(..5)];
-        let only = self.rng.bool().then(|| self.rng.usize(..KEYS.len()));
+        let count = role.counts()[self.rng.usize(..5)];
+        let is_of_one = matches!(role, Role::Burster | Role::Writer) || self.rng.bool();
+        let only = is_of_one.then(|| self.rng.usize(..KEYS.len()));
         let mut watches = false;
         for nth in 0..count {
             // A nanosecond apart, for the order.
             let at = world.net.now() + nth;
-            let asked = match self.something(world, only) {
+            let asked = match self.something(world, role, only) {
                 // EXEC ends all watches of a client, so it has one at a time.
                 asked if asked.len() > 1 && std::mem::replace(&mut watches, true) => continue,
                 asked => asked,
@@ -177,10 +266,10 @@ impl Load {
     }
 
     /// Something to say, about one key if it is to be about one of those.
-    fn something(&mut self, world: &World, only: Option<usize>) -> Vec<(String, What)> {
+    fn something(&mut self, world: &World, role: Role, only: Option<usize>) -> Vec<(String, What)> {
         let key = only.unwrap_or_else(|| self.rng.usize(..KEYS.len()));
         let name = KEYS[key];
-        let (text, what) = match self.rng.u8(..22) {
+        let (text, what) = match role.topic(&mut self.rng) {
             0..=4 => {
                 self.next_value += 1_000;
                 let value = self.next_value;
@@ -219,11 +308,12 @@ impl Load {
                 (text, What::WritePair)
             }
             19 => {
-                let (pair, ms) = (PAIRS[self.rng.usize(..2)], self.rng.u64(1..900));
+                let (pair, ms) = (PAIRS[self.rng.usize(..2)], self.rng.u64(1..6_000));
+                let nth = self.rng.usize(..COUNTERS);
                 let text = match self.rng.u8(..4) {
-                    0 => format!("INCR {{{pair}}}t"),
-                    1 => format!("PEXPIRE {{{pair}}}t {ms}"),
-                    2 => format!("SET {{{pair}}}t 5 PX {ms}"),
+                    0 => format!("INCR {{{pair}}}t{nth}"),
+                    1 => format!("PEXPIRE {{{pair}}}t{nth} {ms}"),
+                    2 => format!("SET {{{pair}}}t{nth} 5 PX {ms}"),
                     _ => format!("DEL {{{pair}}}1 {{{pair}}}2"),
                 };
                 (text, What::Any)
@@ -269,7 +359,8 @@ impl Load {
                     .asked
                     .push_back(Asked { what, at: now });
             }
-            let rest = self.rng.u64(..self.rest_ms * 1_000_000);
+            let most_ms = self.talkers[client].role.rest_ms(self.rest_ms);
+            let rest = self.rng.u64(..most_ms * 1_000_000);
             self.talkers[client].rests_until = now + rest;
         }
     }

@@ -5,6 +5,7 @@
 //!   load     what clients say, and must hear       history  could it have been so?  zones: nor by another judge
 //!   nemesis  what fails when                       watch    what is always true of the replicas
 //!   run      all of it, from founding to judgement
+//!   sealed   no two pieces of a file have a nonce in common
 //!   timeline, shrink                               what is told of a failure
 //!   campaign many seeds at once
 //!   bugs     planted ones, to see whether all this sees anything
@@ -30,6 +31,7 @@ mod history;
 mod load;
 mod nemesis;
 mod run;
+mod sealed;
 mod shrink;
 mod swarm;
 mod timeline;

@@ -4,16 +4,21 @@
 //! The budget: what was acknowledged must be left on a node that can come back. A node loses its disk only when all
 //! others have what was on it; a machine whose disk failed loses what it had not synced, and comes back.
 
+mod aimed;
+pub mod kinds;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fastrand::Rng;
+use marline::disk::sim::Fault;
 use marline::disk::sim::rot::Rot;
-use marline::disk::sim::{Fault, SimDisk};
 use marline::failpoint::Point;
 
 use super::swarm::Swarm;
-use super::world::{Client, World};
+use super::world::{Backup, Client, World};
+use aimed::{Lurking, Restart};
+use kinds::Kind;
 
 /// How long what was ordered may take to be answered, in nanoseconds.
 const ORDER_NS: u64 = 10_000_000_000;
@@ -27,124 +32,14 @@ const HALTING_MS_MAX: u64 = 15_000;
 const FOUNDING_NS_MAX: u64 = 60_000_000_000;
 /// Between two looks at whether founders have stopped.
 const FOUNDING_LOOK: Duration = Duration::from_millis(100);
+/// For how long the end of a cut may be put off because of another, in nanoseconds.
+const CUT_NS_MAX: u64 = 3_000_000_000;
+/// Between two tries of what can only be done at certain times, and how long it is tried, in nanoseconds.
+const WAITING_NS: u64 = 20_000_000;
+const WAITING_NS_MAX: u64 = 8_000_000_000;
 
 /// How much too fast or too slow a monotonic clock is at most: leases allow for 5 % between two of them.
 const DRIFT_PERCENT_MAX: i32 = 2;
-
-/// A kind of fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// A machine loses its power.
-    Kill,
-    /// A machine is gone, and nobody is told.
-    Vanish,
-    /// A machine loses its power in the middle of a call of its disk.
-    KillInCall,
-    /// A process dies; what it wrote is there.
-    EndProcess,
-    /// All machines lose their power.
-    PowerOff,
-    /// A process stands still.
-    Pause,
-    /// A disk is slow.
-    SlowDisk,
-    /// A disk hangs.
-    Stall,
-    /// A call of a disk fails.
-    DiskError,
-    /// A read of a disk fails.
-    ReadError,
-    /// All calls of a disk fail from one on.
-    DiskBroken,
-    /// A disk is full.
-    DiskFull,
-    /// A wall clock is set.
-    Clock,
-    /// A monotonic clock is a little too fast or too slow.
-    Drift,
-    /// Links of a node are slow and lossy.
-    SlowLinks,
-    /// Links of a node are clogged.
-    Clog,
-    /// Connections of a node are reset.
-    Reset,
-    /// Links of a node are cut one way or both.
-    Cut,
-    /// They are cut and mended again and again.
-    Flap,
-    /// The nodes are cut into two camps.
-    Split,
-    /// A machine is given an empty disk.
-    Wipe,
-    /// Something on a disk becomes wrong where it lies.
-    Rot,
-    /// A machine is given a backup of its disk.
-    Restore,
-    /// A node joins.
-    Join,
-    /// A node is to leave.
-    Leave,
-    /// A node stops at a point of its code.
-    Halt,
-}
-
-impl Kind {
-    pub const ALL: [Kind; 26] = [
-        Kind::Kill,
-        Kind::Vanish,
-        Kind::KillInCall,
-        Kind::EndProcess,
-        Kind::PowerOff,
-        Kind::Pause,
-        Kind::SlowDisk,
-        Kind::Stall,
-        Kind::DiskError,
-        Kind::ReadError,
-        Kind::DiskBroken,
-        Kind::DiskFull,
-        Kind::Clock,
-        Kind::Drift,
-        Kind::SlowLinks,
-        Kind::Clog,
-        Kind::Reset,
-        Kind::Cut,
-        Kind::Flap,
-        Kind::Split,
-        Kind::Wipe,
-        Kind::Rot,
-        Kind::Restore,
-        Kind::Join,
-        Kind::Leave,
-        Kind::Halt,
-    ];
-
-    /// Whether it happens to a node that works.
-    fn needs_life(self) -> bool {
-        matches!(
-            self,
-            Kind::Kill
-                | Kind::Vanish
-                | Kind::EndProcess
-                | Kind::Pause
-                | Kind::KillInCall
-                | Kind::DiskError
-                | Kind::ReadError
-                | Kind::DiskBroken
-                | Kind::DiskFull
-                | Kind::Halt
-        )
-    }
-
-    /// Whether it needs nodes that come and go.
-    pub fn is_of_membership(self) -> bool {
-        matches!(self, Kind::Join | Kind::Leave)
-    }
-
-    /// Whether a node loses of its disk what it had acknowledged.
-    pub fn loses_disks(self) -> bool {
-        matches!(self, Kind::Wipe | Kind::Rot | Kind::Restore)
-    }
-}
 
 /// A fault that will end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +54,19 @@ enum Trouble {
     Halting(usize, u64),
     /// Links of a node are cut or mended so often more.
     Flapping(usize, u32),
+    Restart(Restart),
+    /// A node will reach nobody for so many milliseconds.
+    Hold(usize, u64),
+}
+
+/// A fault for which the nodes must stand in a certain way: it is tried for a while.
+struct Waiting {
+    kind: Kind,
+    node: usize,
+    lasting: u64,
+    next_at: u64,
+    until: u64,
+    rng: Rng,
 }
 
 /// See the module.
@@ -177,11 +85,18 @@ pub struct Nemesis {
     /// Clients that have ordered something, and when.
     orders: Vec<(Client, u64)>,
     /// A disk as it was, and which member of the cluster its node was.
-    backup: Option<(usize, Option<u32>, SimDisk)>,
+    backup: Option<(usize, Option<u32>, Backup)>,
     /// Where nodes stop above all.
     halts_at: Option<Point>,
     /// How many have stopped.
     halted: usize,
+    /// How many of ten faults are aimed at leaders.
+    aims: u32,
+    /// Since when links have not been mended although they should.
+    cut_since: Option<u64>,
+    lurking: Lurking,
+    /// What could not be done yet.
+    waiting: Option<Waiting>,
     /// What happened how often.
     pub fired: BTreeMap<Kind, u64>,
 }
@@ -204,6 +119,10 @@ impl Nemesis {
             backup: None,
             halts_at: swarm.halts_at,
             halted: 0,
+            aims: swarm.aims,
+            cut_since: None,
+            lurking: Lurking::new(swarm.lurks),
+            waiting: None,
             fired: BTreeMap::new(),
         }
     }
@@ -240,6 +159,7 @@ impl Nemesis {
     pub fn deaths(&self) -> usize {
         let died = |(kind, count): (&Kind, &u64)| match kind {
             Kind::PowerOff => 5 * *count as usize,
+            Kind::Besiege => 4 * *count as usize,
             Kind::Kill
             | Kind::Vanish
             | Kind::KillInCall
@@ -250,6 +170,8 @@ impl Nemesis {
             | Kind::Wipe
             | Kind::Rot
             | Kind::Restore
+            | Kind::CutElected
+            | Kind::Leap
             // Some processes begin anew for it.
             | Kind::Halt => *count as usize,
             _ => 0,
@@ -260,7 +182,11 @@ impl Nemesis {
     /// When there is something to do next.
     pub fn next_at(&self) -> u64 {
         let ends = self.troubles.iter().map(|(until, _)| *until);
-        ends.chain([self.next.0]).min().unwrap_or(u64::MAX)
+        let waiting = self.waiting.iter().map(|it| it.next_at);
+        ends.chain(waiting)
+            .chain([self.next.0, self.lurking.next_at])
+            .min()
+            .unwrap_or(u64::MAX)
     }
 
     /// Lets faults end and begin whose time has come.
@@ -268,6 +194,8 @@ impl Nemesis {
         let now = world.net.now();
         self.note_halted(world);
         self.end(world, |until| until <= now);
+        self.lurk(world);
+        self.try_again(world);
         if now < self.next.0 {
             return;
         }
@@ -301,18 +229,57 @@ impl Nemesis {
         });
         let Some(&(kind, _)) = kind else { return };
         let now = world.net.now();
-        let node = rng.usize(world.all());
+        let any = rng.usize(world.all());
+        let node = match rng.u32(..10) < self.aims {
+            true => Nemesis::aim(world, rng).unwrap_or(any),
+            false => any,
+        };
         let lasting_ms = match rng.u8(..4) {
             0 => rng.u64(1..50),
             _ => rng.u64(20..self.lasting_ms),
         };
         let until = now + lasting_ms * 1_000_000;
         world.tell(&format!("fault {}: {kind:?}", self.count));
-        if let Some(trouble) = self.happen(world, rng, kind, node) {
-            *self.fired.entry(kind).or_default() += 1;
-            self.troubles
-                .extend(trouble.into_iter().map(|it| (until, it)));
+        if !self.try_to(world, rng, kind, node, until) && matches!(kind, Kind::Wipe | Kind::Rot) {
+            self.waiting = Some(Waiting {
+                kind,
+                node,
+                lasting: until - now,
+                next_at: now + WAITING_NS,
+                until: now + WAITING_NS_MAX,
+                rng: rng.clone(),
+            });
         }
+    }
+
+    /// Lets a fault happen that ends then, if there is something to break.
+    fn try_to(
+        &mut self,
+        world: &mut World,
+        rng: &mut Rng,
+        kind: Kind,
+        node: usize,
+        until: u64,
+    ) -> bool {
+        let Some(troubles) = self.happen(world, rng, kind, node) else {
+            return false;
+        };
+        *self.fired.entry(kind).or_default() += 1;
+        let troubles = troubles.into_iter().map(|it| (until, it));
+        self.troubles.extend(troubles);
+        true
+    }
+
+    /// Tries again what could not be done.
+    fn try_again(&mut self, world: &mut World) {
+        let now = world.net.now();
+        let Some(mut waiting) = self.waiting.take_if(|it| it.next_at <= now) else {
+            return;
+        };
+        waiting.next_at = now + WAITING_NS;
+        let until = now + waiting.lasting;
+        let is_done = self.try_to(world, &mut waiting.rng, waiting.kind, waiting.node, until);
+        self.waiting = Some(waiting).filter(|it| !is_done && now < it.until);
     }
 
     /// Lets a fault happen; what of it will end. `None`: there was nothing to break.
@@ -391,7 +358,8 @@ impl Nemesis {
                 Trouble::Full(node)
             }
             Kind::Clock => {
-                world.set_clock(node, rng.i64(-10_000_000..10_000_000));
+                let most = [5_000, 10_000_000][rng.usize(..2)];
+                world.set_clock(node, rng.i64(-most..most));
                 return Some(Vec::new());
             }
             Kind::SlowLinks => {
@@ -406,8 +374,7 @@ impl Nemesis {
                 // From one of the others only.
                 let others = world.all().filter(|&other| other != node);
                 let other = rng.choice(others.collect::<Vec<_>>())?;
-                world.cut(node, other);
-                world.cut(other, node);
+                both_ways(world, node, other);
                 Trouble::Links
             }
             Kind::Cut => {
@@ -444,7 +411,11 @@ impl Nemesis {
             Kind::Rot => {
                 let node = spare(world, rng).filter(|_| is_even(world))?;
                 world.kill_process(node);
-                world.rot(node, Rot::ALL[rng.usize(..Rot::ALL.len())], rng);
+                let kind = match rng.bool() {
+                    true => Rot::Bit,
+                    false => Rot::ALL[rng.usize(..Rot::ALL.len())],
+                };
+                world.rot(node, kind, ["", "wal-"][rng.usize(..2)], rng);
                 Trouble::Down(node)
             }
             Kind::Restore => {
@@ -472,6 +443,19 @@ impl Nemesis {
                 return Some(Vec::new());
             }
             Kind::Halt => return Some(self.halt(world, rng, node)),
+            Kind::Isolate => {
+                self.isolate(world, rng)?;
+                return Some(Vec::new());
+            }
+            Kind::Besiege => {
+                self.besiege(world, rng)?;
+                return Some(Vec::new());
+            }
+            Kind::Leap => {
+                self.leap(world, rng)?;
+                return Some(Vec::new());
+            }
+            Kind::CutHanding | Kind::CutElected | Kind::SplitChange => return None,
         };
         Some(vec![trouble])
     }
@@ -506,6 +490,17 @@ impl Nemesis {
                 self.halted += 1;
                 (*until, *trouble) = (now + down_ns, Trouble::Down(node));
             }
+        }
+    }
+
+    /// Mends the links, unless some are to be cut for longer; but not for long.
+    fn mend(&mut self, world: &mut World) {
+        let now = world.net.now();
+        let since = *self.cut_since.get_or_insert(now);
+        let is_last = !self.troubles.iter().any(|(_, it)| *it == Trouble::Links);
+        if is_last || now > since + CUT_NS_MAX {
+            self.cut_since = None;
+            world.heal();
         }
     }
 
@@ -556,7 +551,7 @@ impl Nemesis {
         let is_last = is_over(u64::MAX);
         for (_, trouble) in over {
             match trouble {
-                Trouble::Links => world.heal(),
+                Trouble::Links => self.mend(world),
                 Trouble::Paused(node) if world.is_paused(node) => world.wake(node),
                 Trouble::SlowDisk(node) => world.slow_disk(node, None),
                 Trouble::Full(node) => world.limit_disk(node, None),
@@ -576,6 +571,9 @@ impl Nemesis {
                     let at = world.net.now() + 20_000_000 * (1 + u64::from(left));
                     self.troubles.push((at, Trouble::Flapping(node, left - 1)));
                 }
+                Trouble::Restart(_) | Trouble::Hold(..) if is_last => {}
+                Trouble::Hold(node, ms) => self.hold(world, node, ms),
+                Trouble::Restart(restart) => self.restart(world, restart),
                 Trouble::Paused(_) => {}
             }
         }
@@ -628,6 +626,12 @@ fn pairs(world: &World, node: usize) -> Vec<(usize, usize)> {
     let others = world.all().filter(|&other| other != node);
     let both = others.flat_map(|other| [(node, other), (other, node)]);
     both.collect()
+}
+
+/// Nothing gets from one to the other, nor back.
+fn both_ways(world: &mut World, one: usize, other: usize) {
+    world.cut(one, other);
+    world.cut(other, one);
 }
 
 /// Cuts the links of a node; a bit for each way.

@@ -21,7 +21,9 @@ use marline::odd::{self, Size};
 use marline::planted::{self, Bug};
 
 use super::load::{self, CANARY, Counts, Load};
-use super::nemesis::{Kind, Nemesis};
+use super::nemesis::Nemesis;
+use super::nemesis::kinds::Kind;
+use super::sealed;
 use super::swarm::{SECONDS, Swarm};
 use super::timeline;
 use super::watch::Watch;
@@ -76,7 +78,7 @@ impl Orders {
             text.push_str(&format!(" --seconds {}", self.seconds));
         }
         if let Some(bug) = &self.bug {
-            text.push_str(&format!(" --bugs {bug}"));
+            text.push_str(&format!(" --bugs={bug}"));
         }
         if !self.without.is_empty() {
             let numbers: Vec<String> = self.without.iter().map(usize::to_string).collect();
@@ -289,6 +291,11 @@ fn demand_clean(world: &mut World, deaths: usize) {
                 plain.is_none(),
                 "node {node}: {name} holds what it should seal"
             );
+            if let Some((one, other)) = sealed::alike(&bytes) {
+                panic!(
+                    "node {node}: {name}: the records at {one} and {other} are sealed with one nonce"
+                );
+            }
         }
     }
 }

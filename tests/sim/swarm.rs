@@ -8,7 +8,8 @@ use marline::failpoint::Point;
 use marline::odd::Size;
 use marline::reactor::sim::Faults;
 
-use super::nemesis::Kind;
+use super::load::Mix;
+use super::nemesis::kinds::Kind;
 use super::world::Plan;
 
 /// How long the clients go on while faults happen, in simulated seconds.
@@ -18,6 +19,7 @@ pub const SECONDS: u64 = 60;
 pub struct Swarm {
     pub plan: Plan,
     pub clients: usize,
+    pub mix: Mix,
     /// How long a client rests between two askings, at most, in milliseconds.
     pub rest_ms: u64,
     /// How long a client waits for an answer before it goes away, in milliseconds.
@@ -32,6 +34,10 @@ pub struct Swarm {
     pub odd: Vec<(Size, usize)>,
     /// Where each node stops that comes there, once; there are such faults beside it then.
     pub halts_at: Option<Point>,
+    /// How many of ten faults concern a node that leads, and not just any.
+    pub aims: u32,
+    /// Whether some faults wait for their moment.
+    pub lurks: bool,
     /// Whether replicas are made anew, because nodes come and go or lose their disks.
     pub moves: bool,
 }
@@ -55,14 +61,6 @@ fn odd_sizes(rng: &mut Rng) -> Vec<(Size, usize)> {
 impl Swarm {
     pub fn draw(seed: u64) -> Swarm {
         let mut rng = Rng::with_seed(seed);
-        let faults = Faults {
-            delay_max_ns: [100_000, 2_000_000, 20_000_000][rng.usize(..3)],
-            job_delay_max_ns: [500_000, 5_000_000][rng.usize(..2)],
-            segment_max_bytes: [1, 64, 1 << 10, 16 << 10, 16 << 10, 16 << 10][rng.usize(..6)],
-            segments_max: Some(6),
-            short_write_percent: [0, 20][rng.usize(..2)],
-            ..Faults::calm()
-        };
         // By turns, so that few seeds come to all; the rest is drawn of its own.
         let mut of_halts = Rng::with_seed(!seed);
         let halts_at = Point::ALL[(seed % Point::ALL.len() as u64) as usize];
@@ -70,12 +68,51 @@ impl Swarm {
         let must_move = halts_at.is_some_and(Point::is_of_membership);
         let must_save = halts_at.is_some_and(Point::is_of_saving);
         let comes_and_goes = rng.u8(..4) == 0 || must_move;
+        // With more nodes than replicas some ask for what they have nothing of.
+        let nodes = match comes_and_goes {
+            true => [3, 4, 5, 5, 5][rng.usize(..5)],
+            false => 3,
+        };
+        let mix = match nodes == 5 && rng.u8(..4) > 0 {
+            true => Mix::Bursters,
+            false => Mix::ALL[rng.usize(..Mix::ALL.len())],
+        };
+        // How much arrives at once: when it is little, something may happen between two commands of a burst.
+        let pieces = match mix {
+            Mix::Bursters => [64, 64, 64, 64, 64, 256, 1 << 10, 16 << 10],
+            _ => [
+                1,
+                64,
+                1 << 10,
+                1 << 10,
+                16 << 10,
+                16 << 10,
+                16 << 10,
+                16 << 10,
+            ],
+        };
+        // And how long what is said is on its way: the longer, the more is under way when something happens.
+        let delays = match mix {
+            Mix::Bursters | Mix::Counters => [2_000_000, 20_000_000, 20_000_000],
+            _ => [100_000, 2_000_000, 20_000_000],
+        };
+        let faults = Faults {
+            delay_max_ns: delays[rng.usize(..3)],
+            job_delay_max_ns: [500_000, 5_000_000][rng.usize(..2)],
+            segment_max_bytes: pieces[rng.usize(..pieces.len())],
+            segments_max: Some(6),
+            short_write_percent: [0, 20][rng.usize(..2)],
+            ..Faults::calm()
+        };
         let loses_disks = rng.u8(..3) == 0;
+        let lost = [Kind::Wipe, Kind::Rot, Kind::Rot, Kind::Restore][rng.usize(..4)];
+        let lost = loses_disks.then_some(lost);
         let plan = Plan {
             faults,
             snapshot_interval: [None, Some(Duration::from_secs(2))]
                 [rng.usize(..2).max(must_save.into())],
-            joiners: if comes_and_goes { 2 } else { 0 },
+            nodes,
+            joiners: if comes_and_goes { 5 - nodes } else { 0 },
             shards: if comes_and_goes { 4 } else { 2 },
             is_sealed: rng.bool(),
             segment_bytes: [16 << 10, 64 << 10][rng.usize(..2)],
@@ -86,9 +123,20 @@ impl Swarm {
         for kind in Kind::ALL {
             let may_be = (comes_and_goes || !kind.is_of_membership())
                 && (loses_disks || !kind.loses_disks());
-            let must_be = must_move && kind == Kind::Join;
-            if kind != Kind::Halt && may_be && (rng.bool() || must_be) {
-                weights.push((kind, rng.u32(1..=4)));
+            // What the seed was drawn for is not left out.
+            let more = match kind {
+                Kind::Join if comes_and_goes => 1,
+                Kind::Isolate if mix == Mix::Readers => 2,
+                Kind::Besiege if mix == Mix::Readers => 10,
+                Kind::SlowLinks if mix == Mix::Bursters => 5,
+                Kind::Leap if mix == Mix::Counters => 16,
+                _ if Some(kind) == lost => 10,
+                _ => 0,
+            };
+            let more = more + u32::from(must_move && kind == Kind::Join);
+            let weight = more + rng.u32(1..=4) * u32::from(rng.bool());
+            if kind != Kind::Halt && may_be && weight > 0 {
+                weights.push((kind, weight));
             }
         }
         if weights.is_empty() {
@@ -100,6 +148,7 @@ impl Swarm {
         Swarm {
             plan,
             clients: rng.usize(3..=6),
+            mix,
             rest_ms: [1_500, 3_000][rng.usize(..2)],
             patience_ms: [500, 4_000][rng.usize(..2)],
             weights,
@@ -107,12 +156,14 @@ impl Swarm {
             lasting_ms: [600, 3_000, 8_000][rng.usize(..3)],
             odd: odd_sizes(&mut rng),
             halts_at,
+            aims: [0, 5][rng.usize(..2)],
+            lurks: rng.bool(),
             moves: comes_and_goes || loses_disks,
         }
     }
 
     /// Whether the wall clocks of all nodes agree.
     pub fn clocks_agree(&self) -> bool {
-        self.weights.iter().all(|(kind, _)| *kind != Kind::Clock)
+        !self.weights.iter().any(|(kind, _)| kind.sets_clocks())
     }
 }

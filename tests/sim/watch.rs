@@ -2,21 +2,31 @@
 //!
 //! - One leader a term: of two replicas of a shard that lead in the same term, one is wrong (Raft, figure 3: election
 //!   safety).
+//! - One reader at a time: of two nodes that would answer reads of a shard, one would answer what the other has
+//!   overwritten. It need not be asked.
 //! - The same state at the same entry: replicas that have applied as much hold the same (state machine safety; with it
 //!   log matching and leader completeness, as far as anybody can tell from outside).
-//! - What a process has applied never goes back.
+//! - What a process has applied never goes back; and what a replica has ever applied is in its log or its snapshot when
+//!   it is there again, whatever was done to its process and its machine.
 //! - What a node holds is bounded: connections do not wait with much to be sent, timers and jobs are few, and no more
 //!   commands are under way than clients can have asked for.
+//! - A number is that of one node for ever. Who has another disk has another number.
+//!
+//! A replica whose disk was put back to an earlier state may have forgotten. One whose disk has rotted may have so the
+//! end of its log, for that may have been torn as well: but not what it had applied when it said something more. That
+//! it is durable stands behind it then (`marline::disk::wal`).
 //!
 //! Terms are not looked at: one that is not on the disk yet, and that nobody was told of, may be forgotten.
 
 use std::collections::BTreeMap;
 
-use marline::cluster::map::ReplicaId;
+use marline::cluster::map::{NodeId, ReplicaId};
+use marline::disk::sim::rot::Rot;
 use marline::node::Node;
+use marline::node::cluster::status::Standing;
 use marline::shard::Applying;
 
-use super::world::World;
+use super::world::{Disk, World};
 
 /// Between two looks, in nanoseconds.
 const INTERVAL_NS: u64 = 250_000_000;
@@ -25,40 +35,74 @@ const INTERVAL_NS: u64 = 250_000_000;
 const UNDERWAY_MAX: usize = 500;
 const UNSENT_BYTES_MAX: usize = 256 << 10;
 const TIMERS_MAX: usize = 16;
+/// Between two short ones.
+const SHORT_NS: u64 = 15_000_000;
+/// How long a process is young: what its replicas have is looked at often, before others tell them more.
+const YOUNG_NS: u64 = 3_000_000_000;
 /// States that are remembered of each shard.
 const STATES_MAX: usize = 64;
+
+/// What a replica must have.
+#[derive(Default)]
+struct Memory {
+    /// Its node and the life of that in which it was seen.
+    life: (usize, u64),
+    /// The last entry that it had applied.
+    applied: u64,
+    /// What it had applied at some time before, and the end of its log then.
+    mark: (u64, u64),
+    /// The last entry that it had applied before something came to its log that is durable now.
+    attested: u64,
+}
 
 /// See the module.
 #[derive(Default)]
 pub struct Watch {
     next_at: u64,
+    next_short_at: u64,
     /// By shard and term.
     leaders: BTreeMap<(u16, u64), u64>,
     /// By shard: digests by the last entry that was applied.
     states: BTreeMap<u16, BTreeMap<u64, (u64, usize)>>,
     /// By node, its life, and shard and replica.
     applied: BTreeMap<(usize, u64, u16, u64), Applying>,
+    /// By shard and replica.
+    memories: BTreeMap<(u16, u64), Memory>,
+    /// By number: the node and which disk of it.
+    numbers: BTreeMap<NodeId, (usize, u64)>,
+    /// By node: its life, and until when that is young.
+    lives: BTreeMap<usize, (u64, u64)>,
 }
 
 impl Watch {
     /// When to look next.
     pub fn next_at(&self) -> u64 {
-        self.next_at
+        self.next_at.min(self.next_short_at)
     }
 
     /// Looks, if it is time.
     pub fn look(&mut self, world: &mut World) {
-        if world.net.now() < self.next_at {
+        let now = world.net.now();
+        if now >= self.next_short_at {
+            self.next_short_at = now + SHORT_NS;
+            self.demand_one_reader(world);
+            for node in world.all() {
+                self.look_at_young(world, node);
+            }
+        }
+        if now < self.next_at {
             return;
         }
-        self.next_at = world.net.now() + INTERVAL_NS;
+        self.next_at = now + INTERVAL_NS;
         for node in world.all() {
             demand_bounds(world, node);
             let life = world.lives(node);
             let Some(standings) = world.node(node).map(Node::standings) else {
                 continue;
             };
+            self.demand_one_disk(world, node);
             for standing in standings {
+                self.remember(world, node, &standing);
                 let (shard, replica) = (standing.shard, standing.replica);
                 let applied = self
                     .applied
@@ -78,6 +122,77 @@ impl Watch {
                 }
             }
         }
+    }
+
+    fn demand_one_reader(&self, world: &World) {
+        let mut readers = BTreeMap::new();
+        for (node, shard) in world.readers() {
+            if let Some(other) = readers.insert(shard, node) {
+                panic!("shard {shard}: both node {other} and node {node} answer reads");
+            }
+        }
+    }
+
+    fn demand_one_disk(&mut self, world: &World, node: usize) {
+        let place = world.node(node).and_then(Node::place);
+        let Some((_, number)) = place.filter(|(_, number)| *number > 0) else {
+            return;
+        };
+        let disk = (node, world.disk_number(node));
+        let known = *self.numbers.entry(number).or_insert(disk);
+        assert!(
+            known == disk,
+            "number {number} was that of disk {} of node {}, and is that of disk {} of node {node}",
+            known.1,
+            known.0,
+            disk.1
+        );
+    }
+
+    fn look_at_young(&mut self, world: &World, node: usize) {
+        let (life, now) = (world.lives(node), world.net.now());
+        let (of, until) = self.lives.entry(node).or_default();
+        if *of != life {
+            (*of, *until) = (life, now + YOUNG_NS);
+        }
+        if now < *until
+            && let Some(process) = world.node(node)
+        {
+            for standing in process.standings() {
+                self.remember(world, node, &standing);
+            }
+        }
+    }
+
+    /// What a replica had applied it still has.
+    fn remember(&mut self, world: &World, node: usize, standing: &Standing) {
+        let (shard, replica) = (standing.shard, standing.replica);
+        let memory = self.memories.entry((shard, replica)).or_default();
+        let life = (node, world.lives(node));
+        let is_new = memory.life != life;
+        let wanted = match world.disk_of(node) {
+            Disk::PutBack if is_new => 0,
+            Disk::Rotten(rot) if is_new && rot != Rot::Bit => 0,
+            Disk::Rotten(_) if is_new => memory.attested,
+            _ => memory.applied,
+        };
+        let (applied, last) = (standing.applied.index, standing.last_index);
+        assert!(
+            last >= wanted,
+            "shard {shard}: {} had applied entry {wanted}, and has {last} at most, on node {node}",
+            ReplicaId(replica)
+        );
+        if is_new {
+            *memory = Memory {
+                life,
+                mark: (applied, last),
+                ..Memory::default()
+            };
+        } else if applied > memory.mark.1 {
+            memory.attested = memory.mark.0;
+            memory.mark = (applied, last);
+        }
+        memory.applied = applied;
     }
 
     fn crown(&mut self, world: &mut World, node: usize, shard: u16, (term, replica): (u64, u64)) {

@@ -25,6 +25,7 @@ use marline::config::Options;
 use marline::config::values::{Origin, Values};
 use marline::data::files::{Files, Keys};
 use marline::disk::seal::{Entropy, KeyRing};
+use marline::disk::sim::rot::Rot;
 use marline::disk::sim::{Crash, Fault, SimDisk};
 use marline::failpoint::{self, Halted};
 use marline::node::cluster::VERSION;
@@ -134,10 +135,31 @@ struct Seat {
     may_fail: bool,
     /// What had failed in its disk when it began to be allowed.
     fired: BTreeMap<&'static str, u64>,
-    /// Whether something on its disk is wrong.
-    is_rotten: bool,
+    /// The number of its disk, and how many it has had.
+    disk_number: u64,
+    disks: u64,
+    /// What of its disk is wrong.
+    rot: Option<Rot>,
+    /// The first life of it with a disk that was put back to an earlier state.
+    put_back: u64,
     /// Whether its last process ended because of its disk.
     has_failed: bool,
+}
+
+/// A disk as it was, and its number.
+pub struct Backup {
+    disk: SimDisk,
+    number: u64,
+}
+
+/// Whether what was on a disk is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disk {
+    Sound,
+    /// Something is wrong where it lies.
+    Rotten(Rot),
+    /// It was put back to an earlier state before the present process was started.
+    PutBack,
 }
 
 /// A connection of a client.
@@ -215,7 +237,10 @@ impl World {
             keys: plan.is_sealed.then(|| keys(plan.seed + number as u64)),
             may_fail: false,
             fired: BTreeMap::new(),
-            is_rotten: false,
+            disk_number: 1,
+            disks: 1,
+            rot: None,
+            put_back: 0,
             has_failed: false,
         };
         let seats = (0..plan.nodes + plan.joiners).map(seat).collect();
@@ -396,7 +421,9 @@ impl World {
         let chance = self.net.random();
         let seat = self.seat(node);
         seat.disk = SimDisk::new(chance);
-        (seat.is_rotten, seat.has_failed) = (false, false);
+        seat.disks += 1;
+        seat.disk_number = seat.disks;
+        (seat.rot, seat.has_failed) = (None, false);
     }
 
     /// A node joins whenever it is started without data from now on.
@@ -531,7 +558,7 @@ impl World {
                 if !goes_on || fatal.is_some() {
                     let text = format!("ends: {}", fatal.unwrap_or("of itself"));
                     assert!(
-                        seat.may_fail || seat.is_rotten,
+                        seat.may_fail || seat.rot.is_some(),
                         "node {} {text}",
                         number + 1
                     );

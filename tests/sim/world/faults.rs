@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use marline::disk::sim::Crash;
 use marline::disk::sim::rot::Rot;
-use marline::disk::sim::{Crash, SimDisk};
 use marline::reactor::sim::SimNet;
 use marline::reactor::timer::Nanos;
 
-use super::World;
+use super::{Backup, Disk, World};
 
 impl World {
     /// The machine of a node is gone, and nobody is told. Its disk is as after [`kill`](World::kill).
@@ -47,38 +47,63 @@ impl World {
     }
 
     /// Something on the disk of a node becomes wrong where it lies; what, or nothing if there is nothing of that kind.
-    /// The node may end by it at any time, until its disk is wiped.
-    pub fn rot(&mut self, node: usize, kind: Rot, rng: &mut fastrand::Rng) -> Option<String> {
+    /// The node may end by it at any time, until its disk is wiped. `begin`: how the names of the files begin.
+    pub fn rot(
+        &mut self,
+        node: usize,
+        kind: Rot,
+        begin: &str,
+        rng: &mut fastrand::Rng,
+    ) -> Option<String> {
         let seat = self.seat(node);
-        let what = seat
-            .disk
-            .rot(kind, rng, |name| !name.starts_with("spare-"))?;
-        seat.is_rotten = true;
+        let may_rot = |name: &str| name.starts_with(begin) && !name.starts_with("spare-");
+        let what = seat.disk.rot(kind, rng, may_rot)?;
+        seat.rot = Some(kind);
         self.note(Some(node), &format!("rot: {what}"));
         Some(what)
     }
 
     /// Whether something on the disk of a node is wrong.
     pub fn is_rotten(&self, node: usize) -> bool {
-        self.seats[node - 1].is_rotten
+        self.seats[node - 1].rot.is_some()
+    }
+
+    /// Which disk of a node it is that it has.
+    pub fn disk_number(&self, node: usize) -> u64 {
+        self.seats[node - 1].disk_number
+    }
+
+    /// Whether what was on the disk of a node is there.
+    pub fn disk_of(&self, node: usize) -> Disk {
+        match &self.seats[node - 1] {
+            seat if seat.put_back == seat.lives => Disk::PutBack,
+            seat => seat.rot.map_or(Disk::Sound, Disk::Rotten),
+        }
     }
 
     /// Whether a node has found out that its disk is wrong, and ended.
     pub fn has_found_rot(&self, node: usize) -> bool {
         let seat = &self.seats[node - 1];
-        seat.is_rotten && seat.process.is_none() && seat.has_failed
+        seat.rot.is_some() && seat.process.is_none() && seat.has_failed
     }
 
     /// The disk of a node as it is now.
-    pub fn back_up(&mut self, node: usize) -> SimDisk {
+    pub fn back_up(&mut self, node: usize) -> Backup {
         self.note(Some(node), "back up");
-        self.seat(node).disk.fork()
+        let seat = self.seat(node);
+        Backup {
+            disk: seat.disk.fork(),
+            number: seat.disk_number,
+        }
     }
 
     /// The disk of a node that is down becomes what it was.
-    pub fn restore(&mut self, node: usize, backup: &SimDisk) {
+    pub fn restore(&mut self, node: usize, backup: &Backup) {
         self.note(Some(node), "restore");
-        self.seat(node).disk.restore(backup);
+        let seat = self.seat(node);
+        seat.put_back = seat.lives + 1;
+        seat.disk_number = backup.number;
+        seat.disk.restore(&backup.disk);
     }
 
     /// A read of a node's disk fails, `reads` reads from now. The node may end by it.

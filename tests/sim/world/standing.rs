@@ -12,7 +12,7 @@ use marline::ring;
 use super::World;
 
 impl World {
-    fn standings(&self, shard: u16) -> Vec<(usize, Standing)> {
+    pub fn standings(&self, shard: u16) -> Vec<(usize, Standing)> {
         let of_node = |node| {
             let mut standings = self.node(node)?.standings().into_iter();
             Some((node, standings.find(|standing| standing.shard == shard)?))
@@ -39,6 +39,24 @@ impl World {
         let leaders = leaders.filter(|(_, standing)| standing.is_leader);
         let latest = leaders.max_by_key(|(_, standing)| standing.term);
         latest.map(|(node, _)| node)
+    }
+
+    /// The nodes that answer reads of a shard from their own store, if they are asked, each with the shard.
+    pub fn readers(&self) -> impl Iterator<Item = (usize, u16)> {
+        let of_node = |node: usize| {
+            let clock = self.net.clock(self.seats[node - 1].at);
+            let shards = self.node(node).map(|it| it.readable(clock));
+            shards.into_iter().flatten().map(move |shard| (node, shard))
+        };
+        self.all().flat_map(of_node)
+    }
+
+    /// Whether the members of some shard are being changed, as far as a running node knows.
+    pub fn is_changing(&self) -> bool {
+        self.all().any(|node| {
+            let place = self.node(node).and_then(Node::place);
+            place.is_some_and(|(map, _)| map.every_placement().any(|(_, it)| it.next.is_some()))
+        })
     }
 
     /// Whether all shards have leaders.
