@@ -517,7 +517,8 @@ impl Nemesis {
             let mut troubles = self.troubles.iter().map(|(_, trouble)| *trouble);
             troubles.any(|it| it == Trouble::Down(node) || it == Trouble::Disk(node))
         };
-        let is_stranger = |node: &usize| !members.contains(node) && !is_down(*node);
+        let is_stranger =
+            |node: &usize| !members.contains(node) && !is_down(*node) && !world.is_known(*node);
         world.all().filter(is_stranger).collect()
     }
 

@@ -129,7 +129,7 @@ impl Swarm {
                 Kind::Isolate if mix == Mix::Readers => 2,
                 Kind::Besiege if mix == Mix::Readers => 10,
                 Kind::SlowLinks if mix == Mix::Bursters => 5,
-                Kind::Leap if mix == Mix::Counters => 16,
+                Kind::Leap if mix == Mix::Counters => 24,
                 _ if Some(kind) == lost => 10,
                 _ => 0,
             };
@@ -150,7 +150,11 @@ impl Swarm {
             clients: rng.usize(3..=6),
             mix,
             rest_ms: [1_500, 3_000][rng.usize(..2)],
-            patience_ms: [500, 4_000][rng.usize(..2)],
+            // Who says much at once and goes away soon is not there when it matters.
+            patience_ms: match mix {
+                Mix::Bursters | Mix::Counters => 4_000,
+                _ => [500, 4_000][rng.usize(..2)],
+            },
             weights,
             gap_ms: [(200, 2_500), (1_000, 8_000)][rng.usize(..2)],
             lasting_ms: [600, 3_000, 8_000][rng.usize(..3)],

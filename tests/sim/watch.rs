@@ -26,7 +26,7 @@ use marline::node::Node;
 use marline::node::cluster::status::Standing;
 use marline::shard::Applying;
 
-use super::world::{Disk, World};
+use super::world::World;
 
 /// Between two looks, in nanoseconds.
 const INTERVAL_NS: u64 = 250_000_000;
@@ -47,6 +47,8 @@ const STATES_MAX: usize = 64;
 struct Memory {
     /// Its node and the life of that in which it was seen.
     life: (usize, u64),
+    /// How often its disk had been put back then.
+    put_backs: u64,
     /// The last entry that it had applied.
     applied: u64,
     /// What it had applied at some time before, and the end of its log then.
@@ -170,10 +172,11 @@ impl Watch {
         let memory = self.memories.entry((shard, replica)).or_default();
         let life = (node, world.lives(node));
         let is_new = memory.life != life;
-        let wanted = match world.disk_of(node) {
-            Disk::PutBack if is_new => 0,
-            Disk::Rotten(rot) if is_new && rot != Rot::Bit => 0,
-            Disk::Rotten(_) if is_new => memory.attested,
+        let put_backs = world.put_backs(node);
+        let wanted = match world.rot_of(node) {
+            _ if put_backs != memory.put_backs => 0,
+            Some(Rot::Bit) if is_new => memory.attested,
+            Some(_) if is_new => 0,
             _ => memory.applied,
         };
         let (applied, last) = (standing.applied.index, standing.last_index);
@@ -185,6 +188,7 @@ impl Watch {
         if is_new {
             *memory = Memory {
                 life,
+                put_backs,
                 mark: (applied, last),
                 ..Memory::default()
             };

@@ -140,26 +140,25 @@ struct Seat {
     disks: u64,
     /// What of its disk is wrong.
     rot: Option<Rot>,
-    /// The first life of it with a disk that was put back to an earlier state.
-    put_back: u64,
+    /// How often its disk was put back to an earlier state.
+    put_backs: u64,
     /// Whether its last process ended because of its disk.
     has_failed: bool,
+}
+
+impl Seat {
+    /// Its process may end because of its disk from now on. What it has not noticed of an earlier fault still counts.
+    fn let_fail(&mut self) {
+        if !std::mem::replace(&mut self.may_fail, true) {
+            self.fired = self.disk.fired();
+        }
+    }
 }
 
 /// A disk as it was, and its number.
 pub struct Backup {
     disk: SimDisk,
     number: u64,
-}
-
-/// Whether what was on a disk is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disk {
-    Sound,
-    /// Something is wrong where it lies.
-    Rotten(Rot),
-    /// It was put back to an earlier state before the present process was started.
-    PutBack,
 }
 
 /// A connection of a client.
@@ -240,7 +239,7 @@ impl World {
             disk_number: 1,
             disks: 1,
             rot: None,
-            put_back: 0,
+            put_backs: 0,
             has_failed: false,
         };
         let seats = (0..plan.nodes + plan.joiners).map(seat).collect();
@@ -489,7 +488,7 @@ impl World {
         let text = format!("disk: {fault:?} in {calls} calls, sticky: {is_sticky}");
         self.note(Some(node), &text);
         let seat = self.seat(node);
-        (seat.may_fail, seat.fired) = (true, seat.disk.fired());
+        seat.let_fail();
         seat.disk
             .fail_at(seat.disk.calls() + calls, fault, is_sticky);
     }
@@ -498,7 +497,7 @@ impl World {
     pub fn kill_in_call(&mut self, node: usize, calls: u64) {
         self.note(Some(node), &format!("kill in {calls} calls"));
         let seat = self.seat(node);
-        (seat.may_fail, seat.fired) = (true, seat.disk.fired());
+        seat.let_fail();
         seat.disk.crash_at(seat.disk.calls() + calls);
     }
 

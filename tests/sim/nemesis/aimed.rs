@@ -25,11 +25,16 @@ use crate::world::World;
 /// Between two looks of one that lurks.
 const LURK_NS: u64 = 2_000_000;
 
+/// Between two strikes of it.
+const PAUSE_NS: u64 = 4_000_000_000;
+
 /// What is waited for, and seen.
 #[derive(Default)]
 pub(super) struct Lurking {
     /// `u64::MAX`: never.
     pub(super) next_at: u64,
+    /// Until when it does nothing, whatever it sees: what it does brings about what it waits for.
+    pauses_until: u64,
     /// Shards that are handed over, each with the term.
     handing: BTreeSet<(u16, u64)>,
     /// Shards that were led, each with the term.
@@ -73,7 +78,7 @@ impl Nemesis {
 
     /// A leader reaches no other node, and none it.
     pub(super) fn isolate(&mut self, world: &mut World, rng: &mut Rng) -> Option<()> {
-        let (_, leader) = led(world, rng)?;
+        let (_, leader) = led(world, rng).filter(|_| !self.is_cut())?;
         for other in world.all().filter(|&other| other != leader) {
             both_ways(world, leader, other);
         }
@@ -83,7 +88,7 @@ impl Nemesis {
 
     /// A leader does not reach one of its followers, and another restarts again and again.
     pub(super) fn besiege(&mut self, world: &mut World, rng: &mut Rng) -> Option<()> {
-        let (shard, leader) = led(world, rng)?;
+        let (shard, leader) = led(world, rng).filter(|_| !self.is_cut())?;
         let mut followers = world.holders(shard);
         followers.retain(|&node| node != leader && !world.is_paused(node));
         rng.shuffle(&mut followers);
@@ -112,7 +117,7 @@ impl Nemesis {
     pub(super) fn leap(&mut self, world: &mut World, rng: &mut Rng) -> Option<()> {
         let (_, node) = led(world, rng)?;
         world.set_clock(node, rng.i64(-1_000..12_000));
-        if rng.u8(..3) > 0 {
+        if rng.u8(..4) > 0 {
             for other in world.all().filter(|&other| other != node) {
                 world.cut(other, node);
             }
@@ -139,6 +144,11 @@ impl Nemesis {
         let when = world.net.now() + rng.u64(1..100) * 1_000_000;
         self.troubles.push((when, Trouble::Restart(restart)));
         Some(())
+    }
+
+    /// Whether links are cut: without a leader for long, clients are told nothing that could be wrong.
+    fn is_cut(&self) -> bool {
+        self.troubles.iter().any(|(_, it)| *it == Trouble::Links)
     }
 
     fn mend_after(&mut self, world: &World, ms: u64) {
@@ -222,8 +232,11 @@ impl Nemesis {
         kind: Kind,
         how: impl FnOnce(&mut World, &mut Rng) -> Option<(u64, Trouble)>,
     ) {
-        let is_frequent = kind == Kind::CutElected;
         let now = world.net.now();
+        if now < self.lurking.pauses_until {
+            return;
+        }
+        let is_frequent = kind == Kind::CutElected;
         let (_, mut rng) = self.draw(now);
         self.count += 1;
         // The next in turn has a number of its own.
@@ -232,6 +245,7 @@ impl Nemesis {
             return;
         }
         world.tell(&format!("fault {}: {kind:?}", self.count));
+        self.lurking.pauses_until = now + PAUSE_NS;
         let trouble = how(world, &mut rng);
         self.troubles.extend(trouble);
         *self.fired.entry(kind).or_default() += 1;

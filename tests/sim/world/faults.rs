@@ -7,7 +7,7 @@ use marline::disk::sim::rot::Rot;
 use marline::reactor::sim::SimNet;
 use marline::reactor::timer::Nanos;
 
-use super::{Backup, Disk, World};
+use super::{Backup, World};
 
 impl World {
     /// The machine of a node is gone, and nobody is told. Its disk is as after [`kill`](World::kill).
@@ -73,12 +73,14 @@ impl World {
         self.seats[node - 1].disk_number
     }
 
-    /// Whether what was on the disk of a node is there.
-    pub fn disk_of(&self, node: usize) -> Disk {
-        match &self.seats[node - 1] {
-            seat if seat.put_back == seat.lives => Disk::PutBack,
-            seat => seat.rot.map_or(Disk::Sound, Disk::Rotten),
-        }
+    /// How often the disk of a node was put back to an earlier state.
+    pub fn put_backs(&self, node: usize) -> u64 {
+        self.seats[node - 1].put_backs
+    }
+
+    /// What of the disk of a node is wrong.
+    pub fn rot_of(&self, node: usize) -> Option<Rot> {
+        self.seats[node - 1].rot
     }
 
     /// Whether a node has found out that its disk is wrong, and ended.
@@ -101,7 +103,7 @@ impl World {
     pub fn restore(&mut self, node: usize, backup: &Backup) {
         self.note(Some(node), "restore");
         let seat = self.seat(node);
-        seat.put_back = seat.lives + 1;
+        seat.put_backs += 1;
         seat.disk_number = backup.number;
         seat.disk.restore(&backup.disk);
     }
@@ -110,7 +112,7 @@ impl World {
     pub fn fail_read(&mut self, node: usize, reads: u64) {
         self.note(Some(node), &format!("disk: a read fails in {reads} reads"));
         let seat = self.seat(node);
-        (seat.may_fail, seat.fired) = (true, seat.disk.fired());
+        seat.let_fail();
         seat.disk.fail_read_at(seat.disk.reads() + reads, false);
     }
 

@@ -83,6 +83,16 @@ impl World {
         maps.max_by_key(|map| map.epoch).cloned()
     }
 
+    /// Whether the latest map has a node, be it one that is down.
+    pub fn is_known(&self, node: usize) -> bool {
+        let address = super::address(node);
+        let map = self.map();
+        map.is_some_and(|map| {
+            let mut members = map.nodes.values();
+            members.any(|it| !it.is_gone && it.address.to_string() == address)
+        })
+    }
+
     /// The running nodes that are members, or may yet become some.
     pub fn members(&self) -> Vec<usize> {
         let map = self.map();
