@@ -138,6 +138,42 @@ fn founders_may_stop_at_every_point() {
     }
 }
 
+/// Of five, three stop before they have begun anything, among them all who are to have some shard: who tells them of the
+/// cluster may have no replica of the meta shard.
+#[test]
+fn those_who_were_told_and_kept_nothing_begin_again_with_what_nobody_has() {
+    let all =
+        (1..=5).flat_map(|a| (a + 1..=5).flat_map(move |b| (b + 1..=5).map(move |c| [a, b, c])));
+    for stopped in all {
+        let mut world = World::new(Plan {
+            nodes: 5,
+            shards: 4,
+            ..Plan::new(seed())
+        });
+        for node in world.all() {
+            if stopped.contains(&node) {
+                world.halt_at(node, Some(Point::FoundersBegun), 0);
+            }
+            world.start(node);
+        }
+        world.pass(Duration::from_millis(500));
+        // One of those who know of the cluster is not heard for a while.
+        let mute = (1..=5).find(|node| !stopped.contains(node)).unwrap();
+        for node in stopped {
+            world.cut(mute, node);
+            world.halt_nowhere(node);
+            if !world.is_up(node) {
+                world.start(node);
+            }
+        }
+        world.pass(Duration::from_millis(300));
+        world.heal();
+        world.until("founded", |world| world.is_led());
+        assert_eq!(world.ask(1, "SET a 1"), "OK", "{stopped:?}");
+        world.agree();
+    }
+}
+
 #[test]
 fn a_cluster_may_be_in_memory() {
     let plan = Plan {
