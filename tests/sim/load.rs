@@ -27,7 +27,7 @@ const PAIRS: [&str; 2] = ["p", "q"];
 /// Counters that expire beside each pair.
 const COUNTERS: usize = 6;
 /// How long one that reads rests at most, in milliseconds.
-const READER_REST_MS: u64 = 300;
+const READER_REST_MS: u64 = 400;
 /// How exact the time of an expiry is: a batch has one time, and is a while on its way.
 const EXPIRY_NS: u64 = 100_000_000;
 /// What values of keys with an expiry begin with; it must not be found on a disk that is sealed.
@@ -81,10 +81,9 @@ impl Role {
     /// How long it rests, if one that says this and that rests so long.
     fn rest_ms(self, rest_ms: u64) -> u64 {
         match self {
-            Role::Mixed => rest_ms,
-            Role::Burster | Role::Counter => rest_ms / 2,
+            Role::Mixed | Role::Burster | Role::Counter => rest_ms,
             Role::Reader => READER_REST_MS,
-            Role::Writer => 3 * rest_ms / 2,
+            Role::Writer => 2 * rest_ms,
         }
     }
 

@@ -36,7 +36,7 @@ const UNDERWAY_MAX: usize = 500;
 const UNSENT_BYTES_MAX: usize = 256 << 10;
 const TIMERS_MAX: usize = 16;
 /// Between two short ones.
-const SHORT_NS: u64 = 15_000_000;
+const SHORT_NS: u64 = 40_000_000;
 /// How long a process is young: what its replicas have is looked at often, before others tell them more.
 const YOUNG_NS: u64 = 3_000_000_000;
 /// States that are remembered of each shard.

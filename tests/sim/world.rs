@@ -542,8 +542,8 @@ impl World {
             };
             // Its clock may drift; when it wants to be woken is said by that one.
             let due = |at: Option<Nanos>| at.map(|at| self.net.when(seat.at, at));
-            let is_due = due(process.next_wake()).is_some_and(|at| at <= now);
-            if self.net.calls(seat.at) || is_due {
+            let mut next = due(process.next_wake());
+            if self.net.calls(seat.at) || next.is_some_and(|at| at <= now) {
                 has_turned = true;
                 let turned = match halting::turn(process, seat.at) {
                     Ok(turned) => turned,
@@ -565,8 +565,9 @@ impl World {
                     ended.push((number + 1, text));
                     continue;
                 }
+                next = due(process.next_wake());
             }
-            wake = wake.min(due(process.next_wake()).unwrap_or(end));
+            wake = wake.min(next.unwrap_or(end));
         }
         for (node, text) in ended {
             self.note(Some(node), &text);

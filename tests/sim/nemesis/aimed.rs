@@ -11,7 +11,7 @@
 //! What happens at random seldom meets a moment that is over within a few deliveries; and with many nodes and shards it
 //! seldom meets those on whom it depends.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -23,7 +23,7 @@ use super::{Nemesis, Trouble, both_ways};
 use crate::world::World;
 
 /// Between two looks of one that lurks.
-const LURK_NS: u64 = 2_000_000;
+const LURK_NS: u64 = 8_000_000;
 
 /// Between two strikes of it.
 const PAUSE_NS: u64 = 4_000_000_000;
@@ -299,8 +299,14 @@ fn cut_elected(
 /// and the nodes on its side, which are those that have come.
 fn partings(world: &World) -> Vec<(u16, Vec<u64>, Vec<usize>)> {
     let mut all = Vec::new();
-    for shard in world.shards() {
-        let standings = world.standings(shard);
+    let mut by_shard: BTreeMap<u16, Vec<(usize, Standing)>> = BTreeMap::new();
+    for node in world.all() {
+        for standing in world.node(node).into_iter().flat_map(Node::standings) {
+            let of_shard = by_shard.entry(standing.shard).or_default();
+            of_shard.push((node, standing));
+        }
+    }
+    for (shard, standings) in by_shard {
         let leaders = standings.iter().filter(|(_, it)| it.is_leader);
         let Some((leader, of)) = leaders.max_by_key(|(_, it)| it.term) else {
             continue;
