@@ -138,8 +138,8 @@ fn founders_may_stop_at_every_point() {
     }
 }
 
-/// Of five, three stop before they have begun anything, among them all who are to have some shard: who tells them of the
-/// cluster may have no replica of the meta shard.
+/// Of five, three stop before they have begun anything, among them all who are to have some shard: who tells them of
+/// the cluster may have no replica of the meta shard.
 #[test]
 fn those_who_were_told_and_kept_nothing_begin_again_with_what_nobody_has() {
     let all =

@@ -5,9 +5,10 @@
 //!   head      … 4: CRC32C of the payload | 8: length | … 16: sequence number | … 32: kind, 2 for data
 //! ```
 //!
-//! What is sealed with a key and a nonce is the plain text and a stream of random bytes, each added to each. Records are
-//! much alike: numbers of eight bytes, of which most are zeros. So two under the same stream have many bytes in common
-//! in the same places. Two under different ones have one in 256: that 16 of 64 are the same comes once in 10^24 pairs.
+//! What is sealed with a key and a nonce is the plain text and a stream of random bytes, each added to each. Records
+//! are much alike: numbers of eight bytes, of which most are zeros. So two under the same stream have many bytes in
+//! common in the same places. Two under different ones have one in 256: that 16 of 64 are the same comes once in 10^24
+//! pairs.
 
 const HEAD_BYTES: usize = 40;
 const ALIGN_BYTES: usize = 8;

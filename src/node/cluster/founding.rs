@@ -8,8 +8,8 @@
 //!
 //! The first is the one with the lowest address, so that nobody needs to agree on it. A founder that was away meanwhile
 //! is sent the map when it comes back and still says, under the name that is in the map, that it is new: a name stands
-//! for what a node remembers, and goes with it. It begins its replicas as all others did, whatever the latest map is: who
-//! only adopts that waits for others to bring what perhaps nobody has.
+//! for what a node remembers, and goes with it. It begins its replicas as all others did, whatever the latest map is:
+//! who only adopts that waits for others to bring what perhaps nobody has.
 //!
 //! Nobody tells what it does not keep: a node that died in between would found another cluster. And everybody tells,
 //! so that it does not matter who dies meanwhile.
@@ -121,8 +121,8 @@ fn tell(cx: &mut Cx<'_, Node>, address: SocketAddr) {
         return membership::ask(cx.app, cx.net.now(), &words);
     }
     let is_in = |map: &&Map| map.node_of(&called.name).is_some();
-    // Who has no replica of the meta shard knows the first map as long as it is the latest; later it cannot tell who has
-    // founded, and leaves it to those who can.
+    // Who has no replica of the meta shard knows the first map as long as it is the latest; later it cannot tell who
+    // has founded, and leaves it to those who can.
     let latest = cluster.map.as_ref();
     let first = founding.as_ref();
     let first = first.or(latest.filter(|map| map.epoch == 1));
