@@ -81,7 +81,8 @@ impl Role {
     /// How long it rests, if one that says this and that rests so long.
     fn rest_ms(self, rest_ms: u64) -> u64 {
         match self {
-            Role::Mixed | Role::Burster | Role::Counter => rest_ms,
+            Role::Mixed | Role::Burster => rest_ms,
+            Role::Counter => rest_ms / 2,
             Role::Reader => READER_REST_MS,
             Role::Writer => 2 * rest_ms,
         }
