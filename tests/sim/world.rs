@@ -386,7 +386,8 @@ impl World {
             segment_bytes,
             reserve_bytes: RESERVE_BYTES,
         };
-        let seed = seed * 1_000_000 + node as u64 * 1_000 + seat.lives;
+        let of_process = node as u64 * 1_000 + seat.lives;
+        let seed = seed.wrapping_mul(1_000_000).wrapping_add(of_process);
         let mut state = Node::new(values, options, seed);
         if mixes_versions {
             state = state.speaking(VERSION + net.random() as u32 % 2);
