@@ -29,30 +29,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::{self, AssertUnwindSafe};
 
-/// The points, each with its name.
-macro_rules! points {
-    ($($(#[$doc:meta])+ $point:ident = $name:literal,)+) => {
-        /// A place where a process may stop: what has just been done, or is about to be.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Point {
-            $($(#[$doc])+ $point,)+
-        }
+named! {
+    /// A place where a process may stop: what has just been done, or is about to be.
+    enum Point;
 
-        impl Point {
-            /// All of them, in the order of their declaration.
-            pub const ALL: &'static [Point] = &[$(Point::$point,)+];
-
-            /// Its name in reports and scripts.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Point::$point => $name,)+
-                }
-            }
-        }
-    };
-}
-
-points! {
     // The log.
 
     /// A record has its place in a segment, and nothing of it is written.
@@ -301,14 +281,6 @@ points! {
 const COUNT: usize = Point::ALL.len();
 
 impl Point {
-    /// The one of this name.
-    pub fn named(name: &str) -> Option<Point> {
-        Point::ALL
-            .iter()
-            .copied()
-            .find(|point| point.name() == name)
-    }
-
     /// Whether a process comes to it when it starts, and seldom or never later.
     pub fn is_of_start(self) -> bool {
         matches!(

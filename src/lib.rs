@@ -16,12 +16,14 @@
 //!  L2   command/                the command table; args <-> Command <-> log bytes
 //!  L1   reactor/  wire/  disk/  ring
 //!                               siblings: "Twisted for Rust"; the line protocol; files; key -> slot -> shard
-//!  L0   config  failpoint  odd  planted
-//!                               siblings: every option, default and limit; places where tests stop a node; odd sizes
-//!                               and bugs that only tests choose
+//!  L0   named  config  failpoint  odd  planted
+//!                               siblings: enums with names (a macro); every option, default and limit; places where
+//!                               tests stop a node; odd sizes and bugs that only tests choose
 //! ```
 
 // L0
+#[macro_use]
+pub mod named;
 pub mod config;
 pub mod failpoint;
 pub mod odd;

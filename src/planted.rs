@@ -17,30 +17,10 @@
 #[cfg(feature = "planted")]
 use std::cell::Cell;
 
-/// The bugs, each with its name.
-macro_rules! bugs {
-    ($($(#[$doc:meta])+ $bug:ident = $name:literal,)+) => {
-        /// A bug that can be planted: what is wrong, and whom it hurts.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum Bug {
-            $($(#[$doc])+ $bug,)+
-        }
+named! {
+    /// A bug that can be planted: what is wrong, and whom it hurts.
+    enum Bug;
 
-        impl Bug {
-            /// All of them, in the order of their declaration.
-            pub const ALL: &'static [Bug] = &[$(Bug::$bug,)+];
-
-            /// Its name on command lines and in tables.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Bug::$bug => $name,)+
-                }
-            }
-        }
-    };
-}
-
-bugs! {
     // What is read is not the latest.
 
     /// A leader answers reads without a lease: one that was cut off answers what another leader has overwritten.
@@ -137,13 +117,6 @@ bugs! {
     PlainImage = "plain-image",
     /// All pieces of a file are sealed with one nonce: two of them tell their difference.
     NonceReused = "nonce-reused",
-}
-
-impl Bug {
-    /// The one of this name.
-    pub fn named(name: &str) -> Option<Bug> {
-        Bug::ALL.iter().copied().find(|bug| bug.name() == name)
-    }
 }
 
 /// Whether this bug is planted: never, as this program was built without any.
