@@ -184,14 +184,9 @@ pub fn is_broken_off(node: &Node, map: &Map) -> bool {
     map.epoch == 1 && shards.all(|shard| shard.is_vacant() && shard.hard_state().term == 0)
 }
 
-/// Goes on with what was [broken off](is_broken_off): who waits for the others to bring it everything may wait for
-/// ever, for they may do the same.
-pub fn begin_again(cx: &mut Cx<'_, Node>, map: Map) {
-    begin_replicas(cx, map);
-}
-
-/// Begins the replicas that the first map gives this node.
-fn begin_replicas(cx: &mut Cx<'_, Node>, map: Map) {
+/// Begins the replicas that the first map gives this node; again, if that was [broken off](is_broken_off): who waits
+/// for the others to bring it everything may wait for ever, for they may do the same.
+pub fn begin_replicas(cx: &mut Cx<'_, Node>, map: Map) {
     let node = &mut *cx.app;
     let Some(cluster) = node
         .cluster

@@ -190,7 +190,7 @@ pub fn begin(cx: &mut Cx<'_, Node>, name: &str) {
     cx.app.commits.split();
     cx.net.call_later(TICK, tick);
     match map {
-        Some(map) if founding::is_broken_off(cx.app, &map) => founding::begin_again(cx, map),
+        Some(map) if founding::is_broken_off(cx.app, &map) => founding::begin_replicas(cx, map),
         Some(map) => adopt(cx, map),
         None => founding::begin(cx),
     }
