@@ -290,24 +290,20 @@ impl World {
         {
             sock.unheard += bytes.len();
         }
-        let mut rest = bytes;
         let most = self.faults.segment_max_bytes.max(1);
         let pieces = bytes.len().div_ceil(most);
         // Where they are too many, some of them are torn off at a place that chance chooses.
-        let (mut torn, mut whole) = match self.faults.segments_max.filter(|max| *max < pieces) {
-            None => (pieces, 0),
-            Some(max) => (max, self.rng.usize(..bytes.len() - max * most)),
+        let torn = match self.faults.segments_max.filter(|max| *max < pieces) {
+            None => 0..bytes.len(),
+            Some(max) => {
+                let from = self.rng.usize(..bytes.len() - max * most);
+                from..from + max * most
+            }
         };
-        while !rest.is_empty() {
-            let length = match (whole, torn) {
-                (0, 0) => rest.len(),
-                (0, _) => most.min(rest.len()),
-                _ => whole,
-            };
-            torn -= usize::from(whole == 0 && torn > 0);
-            whole = 0;
-            let (piece, behind) = rest.split_at(length);
-            rest = behind;
+        let (before, behind) = (&bytes[..torn.start], &bytes[torn.end..]);
+        let pieces = [before].into_iter();
+        let pieces = pieces.chain(bytes[torn].chunks(most)).chain([behind]);
+        for piece in pieces.filter(|piece| !piece.is_empty()) {
             let (from, bytes) = (raw, piece.to_vec());
             self.deliver(to, Event::Arrive { from, to, bytes });
         }
