@@ -147,29 +147,35 @@ fn a_machine_that_is_given_an_old_backup_is_told_again_what_it_has_forgotten() {
     }
 }
 
+/// A leader that was alone has its disk back as it was then, with an entry that nobody agreed on.
+const OLD_BACKUP: &str = "
+    node 1 says SET a 1 -> OK
+    old is leader of a
+    other is follower of a
+    cut old from rest
+    node old asks SET a alone
+    pass 300 ms
+    back up old
+    a is led within 3 s
+    node other says SET a 2 -> OK
+    node other says SET a 3 -> OK
+    heal
+    node old hears -UNKNOWN* or -TRYAGAIN* or -CLUSTERDOWN*
+    replicas are equal
+    restore old";
+
 #[test]
 fn what_an_old_backup_holds_and_nobody_agreed_on_is_not_taken_for_agreed_on() {
     for seed in seed()..seed() + 10 {
         play_founded(
             seed,
-            "node 1 says SET a 1 -> OK
-             old is leader of a
-             other is follower of a
-             cut old from rest
-             node old asks SET a alone
-             pass 300 ms
-             back up old
-             a is led within 3 s
-             node other says SET a 2 -> OK
-             node other says SET a 3 -> OK
-             heal
-             node old hears -UNKNOWN* or -TRYAGAIN* or -CLUSTERDOWN*
-             replicas are equal
-             restore old
-             start old
-             pass 5 s
-             node old says GET a -> 3
-             replicas are equal",
+            &format!(
+                "{OLD_BACKUP}
+                 start old
+                 pass 5 s
+                 node old says GET a -> 3
+                 replicas are equal"
+            ),
         );
     }
 }
@@ -180,26 +186,15 @@ fn nor_is_it_while_the_disk_is_slow() {
     for seed in seed()..seed() + 10 {
         play_founded(
             seed,
-            "node 1 says SET a 1 -> OK
-             old is leader of a
-             other is follower of a
-             cut old from rest
-             node old asks SET a alone
-             pass 300 ms
-             back up old
-             a is led within 3 s
-             node other says SET a 2 -> OK
-             node other says SET a 3 -> OK
-             heal
-             node old hears -UNKNOWN* or -TRYAGAIN* or -CLUSTERDOWN*
-             replicas are equal
-             restore old
-             disk of old takes 800 ms
-             start old
-             pass 10 s
-             disk of old takes 1 ms
-             node old says GET a -> 3
-             replicas are equal",
+            &format!(
+                "{OLD_BACKUP}
+                 disk of old takes 800 ms
+                 start old
+                 pass 10 s
+                 disk of old takes 1 ms
+                 node old says GET a -> 3
+                 replicas are equal"
+            ),
         );
     }
 }
