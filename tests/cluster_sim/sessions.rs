@@ -115,10 +115,7 @@ fn a_former_leader_passes_on_in_the_order_of_the_client() {
             assert_eq!(world.ask(1, "SET a 1"), "OK");
             let old = world.leader(world.shard_of("a")).unwrap();
             let client = world.connect(old);
-            for other in (1..=3).filter(|&other| other != old) {
-                world.cut(old, other);
-                world.cut(other, old);
-            }
+            world.isolate(old);
             world.pause(old);
             world.pass(std::time::Duration::from_secs(3));
             for text in ["GET a", "SET a 5", "MGET a b c d", last] {

@@ -374,7 +374,7 @@ impl Nemesis {
                 // From one of the others only.
                 let others = world.all().filter(|&other| other != node);
                 let other = rng.choice(others.collect::<Vec<_>>())?;
-                both_ways(world, node, other);
+                world.part(node, other);
                 Trouble::Links
             }
             Kind::Cut => {
@@ -442,7 +442,10 @@ impl Nemesis {
                 self.leave(world, rng)?;
                 return Some(Vec::new());
             }
-            Kind::Halt => return Some(self.halt(world, rng, node)),
+            Kind::Halt => {
+                self.halt(world, rng, node);
+                return Some(Vec::new());
+            }
             Kind::Isolate => {
                 self.isolate(world, rng)?;
                 return Some(Vec::new());
@@ -462,7 +465,7 @@ impl Nemesis {
 
     /// A node is to halt, within a time that rare points need too. Of some the process begins anew at once, for what
     /// is done at no other time.
-    fn halt(&mut self, world: &mut World, rng: &mut Rng, node: usize) -> Vec<Trouble> {
+    fn halt(&mut self, world: &mut World, rng: &mut Rng, node: usize) {
         let drawn = Point::ALL[rng.usize(..Point::ALL.len())];
         let (point, passes) = match rng.u8(..4) {
             0 => (None, rng.u64(..200)),
@@ -477,7 +480,6 @@ impl Nemesis {
         let down_ns = rng.u64(1..self.lasting_ms) * 1_000_000;
         let until = world.net.now() + rng.u64(1_000..HALTING_MS_MAX) * 1_000_000;
         self.troubles.push((until, Trouble::Halting(node, down_ns)));
-        Vec::new()
     }
 
     /// Those that have halted are down for a while.
@@ -566,7 +568,7 @@ impl Nemesis {
                 Trouble::Flapping(..) if is_last => world.heal(),
                 Trouble::Flapping(node, left) => {
                     match left % 2 {
-                        0 => cut(world, node, 3),
+                        0 => world.isolate(node),
                         _ => world.heal(),
                     }
                     let at = world.net.now() + 20_000_000 * (1 + u64::from(left));
@@ -627,12 +629,6 @@ fn pairs(world: &World, node: usize) -> Vec<(usize, usize)> {
     let others = world.all().filter(|&other| other != node);
     let both = others.flat_map(|other| [(node, other), (other, node)]);
     both.collect()
-}
-
-/// Nothing gets from one to the other, nor back.
-fn both_ways(world: &mut World, one: usize, other: usize) {
-    world.cut(one, other);
-    world.cut(other, one);
 }
 
 /// Cuts the links of a node; a bit for each way.

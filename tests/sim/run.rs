@@ -194,7 +194,7 @@ fn play(orders: &Orders, faults: &mut usize) -> Outcome {
     world.tell("everything is healed");
     nemesis.end_all(&mut world);
     if !swarm.moves {
-        demand_majority(&mut world, LIVENESS);
+        demand_majority(&mut world);
     }
     world.within(LAST_ANSWERS, |world| load.hear_all(world));
     load.end(&mut world);
@@ -223,20 +223,17 @@ fn play(orders: &Orders, faults: &mut usize) -> Outcome {
     }
 }
 
-/// One of the nodes stays away, whatever was healed; all others answer for every shard within this time. Then it is
+/// One of the nodes stays away, whatever was healed; all others answer for every shard within [`LIVENESS`]. Then it is
 /// back.
-fn demand_majority(world: &mut World, time: Duration) {
+fn demand_majority(world: &mut World) {
     let mut core = world.members();
     let outsider = core.swap_remove(world.net.random() as usize % core.len());
     match world.net.random() % 3 {
         0 => world.pause(outsider),
         1 => world.kill(outsider),
-        _ => core.iter().for_each(|&node| {
-            world.cut(node, outsider);
-            world.cut(outsider, node);
-        }),
+        _ => world.isolate(outsider),
     }
-    demand_answers(world, &core, time);
+    demand_answers(world, &core);
     match world.is_up(outsider) {
         false => world.start(outsider),
         true if world.is_paused(outsider) => world.wake(outsider),
@@ -244,9 +241,9 @@ fn demand_majority(world: &mut World, time: Duration) {
     }
 }
 
-/// Each of these nodes answers for every shard within this time.
-fn demand_answers(world: &mut World, nodes: &[usize], time: Duration) {
-    let end = world.net.now() + time.as_nanos() as u64;
+/// Each of these nodes answers for every shard within [`LIVENESS`].
+fn demand_answers(world: &mut World, nodes: &[usize]) {
+    let end = world.net.now() + LIVENESS.as_nanos() as u64;
     for &node in nodes {
         for key in ["live-a", "live-b", "live-c", "live-d"] {
             let mut answer = world.ask(node, &format!("SET {key} {node}"));

@@ -19,7 +19,7 @@ use marline::node::Node;
 use marline::node::cluster::status::Standing;
 
 use super::kinds::Kind;
-use super::{Nemesis, Trouble, both_ways};
+use super::{Nemesis, Trouble};
 use crate::world::World;
 
 /// Between two looks of one that lurks.
@@ -79,9 +79,7 @@ impl Nemesis {
     /// A leader reaches no other node, and none it.
     pub(super) fn isolate(&mut self, world: &mut World, rng: &mut Rng) -> Option<()> {
         let (_, leader) = led(world, rng).filter(|_| !self.is_cut())?;
-        for other in world.all().filter(|&other| other != leader) {
-            both_ways(world, leader, other);
-        }
+        world.isolate(leader);
         self.mend_after(world, rng.u64(800..5_000));
         Some(())
     }
@@ -95,7 +93,7 @@ impl Nemesis {
         let &[lost, other, ..] = &followers[..] else {
             return None;
         };
-        both_ways(world, leader, lost);
+        world.part(leader, lost);
         let mut at = rng.u64(800..1_800);
         for _ in 0..rng.u32(2..5) {
             let restart = Restart {
@@ -167,7 +165,7 @@ impl Nemesis {
             false => world.kill_process(node),
         }
         if let Some(other) = restart.cut_from {
-            both_ways(world, node, other);
+            world.part(node, other);
         }
         let until = world.net.now() + restart.down_ms * 1_000_000;
         self.troubles.push((until, Trouble::Down(node)));
@@ -175,9 +173,7 @@ impl Nemesis {
 
     /// All links of a node are cut for so many milliseconds.
     pub(super) fn hold(&mut self, world: &mut World, node: usize, ms: u64) {
-        for other in world.all().filter(|&other| other != node) {
-            both_ways(world, node, other);
-        }
+        world.isolate(node);
         self.mend_after(world, ms);
     }
 
@@ -283,9 +279,7 @@ fn cut_elected(
         let hold = Trouble::Hold(node, rng.u64(100..600));
         return Some((now + rng.u64(..80) * 1_000_000, hold));
     }
-    for other in world.all().filter(|&other| other != leader) {
-        both_ways(world, leader, other);
-    }
+    world.isolate(leader);
     let restart = Restart {
         node,
         down_ms: rng.u64(1..80),
@@ -332,7 +326,7 @@ fn partings(world: &World) -> Vec<(u16, Vec<u64>, Vec<usize>)> {
 fn split(world: &mut World, side: &[usize]) {
     for one in world.all().filter(|node| side.contains(node)) {
         for other in world.all().filter(|node| !side.contains(node)) {
-            both_ways(world, one, other);
+            world.part(one, other);
         }
     }
 }

@@ -17,6 +17,19 @@ impl World {
         self.end(node, Crash::Random(chance), SimNet::vanish);
     }
 
+    /// Nothing gets from one node to the other, nor back.
+    pub fn part(&mut self, one: usize, other: usize) {
+        self.cut(one, other);
+        self.cut(other, one);
+    }
+
+    /// A node reaches no other, and none it.
+    pub fn isolate(&mut self, node: usize) {
+        for other in self.all().filter(|&other| other != node) {
+            self.part(node, other);
+        }
+    }
+
     /// Nothing gets from one node to another for so long; then everything arrives.
     pub fn clog(&mut self, from: usize, to: usize, time: Duration) {
         self.note(Some(from), &format!("clog to {to}: {time:?}"));

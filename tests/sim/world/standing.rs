@@ -76,11 +76,11 @@ impl World {
     }
 
     /// The latest map that a running node knows.
-    pub fn map(&self) -> Option<Map> {
+    pub fn map(&self) -> Option<&Map> {
         let maps = self
             .all()
             .filter_map(|node| Some(self.node(node)?.place()?.0));
-        maps.max_by_key(|map| map.epoch).cloned()
+        maps.max_by_key(|map| map.epoch)
     }
 
     /// Whether the latest map has a node, be it one that is down.
@@ -116,7 +116,7 @@ impl World {
         if let Some((shard, _)) = map.every_placement().find(|(_, it)| it.next.is_some()) {
             return Some(format!("shard {shard} is being changed"));
         }
-        if let Some(next) = plan::next(&map) {
+        if let Some(next) = plan::next(map) {
             return Some(format!("there is more to do: {}", next.encode()));
         }
         let staying = map.staying();
@@ -129,7 +129,7 @@ impl World {
         }
         self.members()
             .into_iter()
-            .find_map(|node| self.misplaced_on(node, &map))
+            .find_map(|node| self.misplaced_on(node, map))
     }
 
     fn misplaced_on(&self, node: usize, map: &Map) -> Option<String> {
@@ -167,7 +167,7 @@ impl World {
             self.misplaced().is_none()
         });
         if !is_settled {
-            let map = self.map().map(|map| map.encode()).unwrap_or_default();
+            let map = self.map().map(Map::encode).unwrap_or_default();
             panic!("{}\n{map}", self.misplaced().unwrap_or_default());
         }
     }
