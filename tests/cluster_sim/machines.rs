@@ -55,6 +55,38 @@ fn a_machine_that_is_back_is_spoken_to_at_once() {
     }
 }
 
+/// It died when it had heard the call, and what says so was lost. Nobody waits for its answer for ever.
+#[test]
+fn who_was_called_and_never_answered_is_called_again() {
+    for seed in seed()..seed() + 20 {
+        play_founded(
+            seed,
+            "node 1 says SET a 1 -> OK
+             new is leader of a
+             old is follower of a
+             third is follower of a
+             kill old
+             pass 1 s
+             slow old from new by 400 ms
+             cut old from third
+             halt old at caller-greeted behind 1
+             start old
+             old stops within 3 s
+             cut old to new
+             start old
+             pass 500 ms
+             end process old
+             heal
+             start old
+             pass 3 s
+             node old says READONLY -> OK
+             node old says GET a -> 1
+             node new says SET a 2 -> OK
+             replicas are equal",
+        );
+    }
+}
+
 #[test]
 fn connections_that_are_reset_cost_nothing_that_was_acknowledged() {
     for seed in seed()..seed() + 10 {

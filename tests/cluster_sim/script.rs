@@ -18,6 +18,7 @@
 //! join 4                             started as one that joins     wipe 2   its disk is empty; if it ran, it is killed
 //! end process 1                      as kill, but the power stays on
 //! halt 1 at file-renamed             when it comes there next, its power fails or its process ends; `behind 3`: later
+//! 1 stops within 3 s                 as it was to halt
 //! back up 1                          the disk as it is       restore 1   it is so again; if the node ran, it is killed
 //! placed within 60 s                 every replica is where the map wants it, and the map has nothing left to do
 //! fill 20 of 512 KiB                 so many large values, all under keys of their own; `again` under one
@@ -231,6 +232,11 @@ impl Player {
                     .world
                     .within(time(number, unit)?, |world| world.is_led());
                 is_led.then_some(()).ok_or("it is not".to_owned())
+            }
+            [node, "stops", "within", number, unit] => {
+                let (node, time) = (self.node(node)?, time(number, unit)?);
+                let stops = self.world.within(time, |world| !world.is_up(node));
+                stops.then_some(()).ok_or("it runs".to_owned())
             }
             ["replicas", "are", "equal"] => {
                 self.world.agree();

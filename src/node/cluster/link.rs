@@ -29,6 +29,9 @@ use super::super::Node;
 use super::super::notify::Notify;
 use super::{Cluster, forward, founding, unreachable};
 
+/// So long is a greeting waited for. Who was to give it may have died with it, and what says so may be lost: TCP does
+/// not find out, since nothing is sent on a link that is not ready.
+const GREETING_MAX: Duration = Duration::from_secs(1);
 /// After so many ticks a link is old enough to be doubted.
 const OLD_TICKS: u64 = 10;
 /// Longest frame of answers.
@@ -271,6 +274,7 @@ impl Caller {
             return cx.net.abort_connection();
         };
         log::debug!("node at {}: {called:?}", self.address);
+        cx.net.set_timeout(None);
         if let Some(link) = self.link(cx.app) {
             link.called = Some(called);
             failpoint::reach(Point::LinkGreeted);
@@ -318,6 +322,7 @@ impl Protocol<Node> for Caller {
                 (link.told, link.listens) = (0, Notify::default());
                 link.since = cluster.ticks;
                 cx.net.write(greeting.as_bytes());
+                cx.net.set_timeout(Some(GREETING_MAX));
             }
             None => cx.net.lose_connection(),
         }
