@@ -270,16 +270,18 @@ impl Group {
         }
     }
 
-    /// Answers a heartbeat, which was checked but for that, of a leader to whom this replica has acknowledged more than
-    /// it has: that it has forgotten it.
+    /// Answers a heartbeat, which was checked but for that, of a leader to whom this replica has acknowledged what it
+    /// does not have: that it has forgotten it.
     pub(super) fn confess(&mut self, mut heartbeat: Message) {
         let log = &self.raft.raft.raft_log;
-        let (last, last_term, wanted) = (log.last_index(), log.last_term(), heartbeat.commit);
+        let (committed, wanted) = (log.committed, heartbeat.commit);
+        // What it has in that place is another entry.
+        let last = log.last_index().min(wanted - 1);
+        let last_term = log.term(last).unwrap_or(0);
         log::warn!(
-            "shard {}: entries {} to {wanted} were acknowledged and are not there: was an old backup of this \
-             directory put back? They are asked for again",
+            "shard {}: entry {wanted} was acknowledged and is not there: was an old backup of this directory put \
+             back? What is behind entry {committed} is asked for again",
             self.number,
-            last + 1
         );
         let mut answer = Message::default();
         answer.set_msg_type(MessageType::MsgAppendResponse);
@@ -287,9 +289,9 @@ impl Group {
         answer.term = heartbeat.term;
         answer.reject = true;
         (answer.index, answer.reject_hint, answer.log_term) = (wanted, last, last_term);
-        answer.commit = self.raft.raft.raft_log.committed;
+        answer.commit = committed;
         // What it has may not be what was agreed on behind what it knows to be committed.
-        heartbeat.commit = self.raft.raft.raft_log.committed;
+        (heartbeat.commit, heartbeat.commit_term) = (committed, 0);
         let _ = self.raft.step(heartbeat);
         self.outbox.push(answer);
     }
@@ -566,7 +568,19 @@ impl Group {
 
     /// Messages to send, in order.
     pub(super) fn take_outbox(&mut self) -> Vec<Message> {
-        std::mem::take(&mut self.outbox)
+        let mut messages = std::mem::take(&mut self.outbox);
+        let is_heartbeat = |it: &&mut Message| it.get_msg_type() == MessageType::MsgHeartbeat;
+        for heartbeat in messages.iter_mut().filter(is_heartbeat) {
+            let log = &self.raft.raft.raft_log;
+            // What is not in the log any more has been committed for so long that it need not be said.
+            let is_known = heartbeat.commit + 1 >= log.first_index();
+            let term = log.term(heartbeat.commit).ok().filter(|_| is_known);
+            heartbeat.commit_term = term.unwrap_or(0);
+            if heartbeat.commit_term == 0 {
+                heartbeat.commit = 0;
+            }
+        }
+        messages
     }
 
     pub(super) fn committed(&self) -> Option<&Committed> {

@@ -10,7 +10,7 @@
 //!                                                    reject index log_term commit reject_hint request_snapshot
 //!              3 vote request       4 its response   index log_term commit commit_term priority context
 //!              5 pre-vote request   6 its response     (the requests); reject commit commit_term (the responses)
-//!              7 heartbeat          8 its response   commit context (both)
+//!              7 heartbeat          8 its response   commit context (both); commit_term (the heartbeat)
 //!              9 snapshot          10 timeout now    nothing (both)
 //!
 //!   flags      bit 0 reject        no bytes: the flag is the field
@@ -26,9 +26,10 @@
 //!              | id u64 ... | length u32 | data        data: what the receiver needs to fetch the image
 //! ```
 //!
-//! Integers are little-endian. A heartbeat is 37 bytes. The fields are raft's; those that raft reads of a kind are
-//! carried, no others. Reads need no kind of their own: a leader confirms them with the context of heartbeats, and
-//! no other replica is asked.
+//! Integers are little-endian. A heartbeat is 45 bytes. The fields are raft's; those that raft reads of a kind are
+//! carried, and one that it does not: of which term the entry is up to which a heartbeat calls everything committed.
+//! Whose disk was put back to an earlier state may have another entry there. Reads need no kind of their own: a leader
+//! confirms them with the context of heartbeats, and no other replica is asked.
 //!
 //! A message has one encoding: a field that is zero has no flag and a flag has a field that is not zero. So what
 //! [`decode`] accepts is, written again, the same bytes; everything else is refused. That the bytes are a message
@@ -81,7 +82,7 @@ const KINDS: [(u8, MessageType, u16); 10] = [
     (4, MessageType::MsgRequestVoteResponse, OF_VOTE_RESPONSE),
     (5, MessageType::MsgRequestPreVote, OF_VOTE),
     (6, MessageType::MsgRequestPreVoteResponse, OF_VOTE_RESPONSE),
-    (7, MessageType::MsgHeartbeat, COMMIT | CONTEXT),
+    (7, MessageType::MsgHeartbeat, COMMIT | COMMIT_TERM | CONTEXT),
     (8, MessageType::MsgHeartbeatResponse, COMMIT | CONTEXT),
     (9, MessageType::MsgSnapshot, 0),
     (10, MessageType::MsgTimeoutNow, 0),

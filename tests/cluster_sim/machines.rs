@@ -212,6 +212,31 @@ fn what_an_old_backup_holds_and_nobody_agreed_on_is_not_taken_for_agreed_on() {
     }
 }
 
+/// It is as long as what was agreed on instead: whoever is told how much of it is committed must not take it for that.
+#[test]
+fn nor_is_it_if_it_is_not_shorter() {
+    for seed in seed()..seed() + 10 {
+        play_founded(
+            seed,
+            "node 1 says SET a 1 -> OK
+             old is leader of a
+             cut old from rest
+             node old asks SET a alone
+             pass 300 ms
+             back up old
+             a is led within 3 s
+             heal
+             node old hears -UNKNOWN* or -TRYAGAIN* or -CLUSTERDOWN*
+             replicas are equal
+             restore old
+             start old
+             pass 5 s
+             node old says GET a -> 1
+             replicas are equal",
+        );
+    }
+}
+
 /// The leader hears what is there long before it is shown wrong, and tells meanwhile what is committed of it.
 #[test]
 fn nor_is_it_while_the_disk_is_slow() {

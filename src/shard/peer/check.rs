@@ -121,11 +121,7 @@ pub fn check<T: Storage>(message: &Message, view: &View<'_, T>) -> Result<(), Re
         }
         MessageType::MsgHeartbeat => {
             check_leader(message, raft)?;
-            // Raft has no other use for an index that it does not have than to panic.
-            require(
-                message.commit <= raft.raft_log.last_index(),
-                Refusal::Beyond,
-            )
+            check_heartbeat(message, raft)
         }
         MessageType::MsgSnapshot => {
             check_leader(message, raft)?;
@@ -193,8 +189,8 @@ fn check_shape(message: &Message, replica: u64) -> Result<(), Refusal> {
             let is_member = groups.iter().any(|ids| ids.contains(&replica));
             require(is_member, Refusal::Membership)
         }
+        MessageType::MsgHeartbeat => check_position(message.commit, message.commit_term),
         MessageType::MsgAppendResponse
-        | MessageType::MsgHeartbeat
         | MessageType::MsgHeartbeatResponse
         | MessageType::MsgTimeoutNow => Ok(()),
         _ => Err(Refusal::Kind),
@@ -251,6 +247,14 @@ fn term_of<T: Storage>(raft: &Raft<T>, index: u64) -> Option<u64> {
     let known = log.first_index() - 1..=log.last_index();
     let term = log.term(index).ok();
     term.filter(|_| known.contains(&index))
+}
+
+/// A leader calls that committed which this replica has acknowledged: it may have forgotten it, and have nothing there
+/// or what was never agreed on. Of what it does not have raft would know nothing but to panic.
+fn check_heartbeat<T: Storage>(message: &Message, raft: &Raft<T>) -> Result<(), Refusal> {
+    let is_new = message.commit > raft.raft_log.committed;
+    let is_there = term_of(raft, message.commit) == Some(message.commit_term);
+    require(!is_new || is_there, Refusal::Beyond)
 }
 
 /// Every leader's log holds what is committed anywhere.

@@ -111,7 +111,10 @@ fn append(term: u64, at: (u64, u64), commit: u64, terms: &[u64]) -> Message {
 
 fn heartbeat(term: u64, commit: u64) -> Message {
     let mut message = message(MessageType::MsgHeartbeat, term);
-    message.commit = commit;
+    let term_there = (commit as usize)
+        .checked_sub(1)
+        .map_or(0, |at| *LOG.get(at).unwrap_or(&3));
+    (message.commit, message.commit_term) = (commit, term_there);
     message
 }
 
@@ -268,6 +271,20 @@ fn a_commit_index_beyond_the_log() {
     deadly(node(0, &[], 0), &heartbeat(3, 1), Refusal::Beyond);
     fine(follower(), &heartbeat(3, 5));
     fine(follower(), &heartbeat(2, 6));
+}
+
+#[test]
+fn a_commit_index_at_another_entry() {
+    let mut other = heartbeat(3, 5);
+    other.commit_term = 2;
+    false_word(follower(), &other, Refusal::Beyond);
+    // What is committed here is nothing new.
+    let mut old = heartbeat(3, 2);
+    old.commit_term = 2;
+    fine(follower(), &old);
+    let mut nowhere = heartbeat(3, 5);
+    nowhere.commit_term = 0;
+    false_word(follower(), &nowhere, Refusal::Position);
 }
 
 #[test]
