@@ -347,6 +347,39 @@ fn a_follower_is_sent_a_snapshot_whoever_dies_meanwhile() {
     }
 }
 
+/// Nobody waits for what a process was to say that is gone.
+#[test]
+fn a_snapshot_is_sent_anew_when_its_receiver_begins_anew() {
+    for seed in seed()..seed() + 4 {
+        for point in ["receiving-begun", "pieces-taken", "snapshot-received"] {
+            let plan = Plan {
+                shards: 1,
+                ..Plan::new(seed)
+            };
+            play_in(
+                World::founded(plan),
+                &format!(
+                    "node 1 says SET a 1 -> OK
+                     old is leader of a
+                     other is follower of a
+                     fill 10 of 256 KiB
+                     kill other
+                     node old says SET b 1 -> OK
+                     fill 40 of 512 KiB again
+                     halt other at {point}
+                     start other
+                     other stops within 5 s
+                     start other
+                     pass 3 s
+                     node other says READONLY -> OK
+                     node other says GET b -> 1
+                     replicas are equal"
+                ),
+            );
+        }
+    }
+}
+
 #[test]
 fn nothing_acknowledged_is_lost_with_processes_where_syncs_are_rare() {
     for seed in seed()..seed() + 5 {

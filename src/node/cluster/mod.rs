@@ -451,6 +451,7 @@ fn unreachable(cx: &mut Cx<'_, Node>, address: SocketAddr) {
             cx.app.keyspace.report_unreachable(shard, replica);
         }
     }
+    sending::lost(cx, node);
 }
 
 /// Whether this node is handing the leadership of a shard over.

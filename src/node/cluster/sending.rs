@@ -14,7 +14,7 @@
 //!
 //! One is sent at a time, with at most [`AHEAD_MAX`] blocks that the other side has not taken: it writes them to its
 //! disk, and clients of both sides have their turns in between. The log behind the image is kept until the follower
-//! has come so far. Whatever goes wrong ends it; raft asks again.
+//! has come so far. Whatever goes wrong ends it, the loss of the link among it; raft asks again.
 
 use std::time::Duration;
 
@@ -250,6 +250,16 @@ fn end_if_over(cx: &mut Cx<'_, Node>) {
         end(cx, "done");
     } else if matched.is_none() || !is_linked || is_silent {
         end(cx, "given up");
+    }
+}
+
+/// The link to a node was lost: what was sent, or answered, may be so as well, and the node may have forgotten what it
+/// had.
+pub fn lost(cx: &mut Cx<'_, Node>, receiver: NodeId) {
+    let cluster = cx.app.cluster.as_ref();
+    let sending = cluster.and_then(|cluster| cluster.sendings.now.as_ref());
+    if sending.is_some_and(|sending| ReplicaId(sending.to).node() == receiver) {
+        end(cx, "the link was lost");
     }
 }
 
