@@ -63,7 +63,7 @@ fn a_founder_restarts_in_the_middle() {
                 let shards = world.shards().len();
                 let is_member = |node: usize| {
                     let standings = world.node(node).map(Node::standings);
-                    standings.is_some_and(|it| it.len() == shards)
+                    standings.is_some_and(|it| it.count() == shards)
                 };
                 world.all().all(is_member)
             };
@@ -83,7 +83,7 @@ fn whoever_was_told_tells_the_others() {
     let is_member = |world: &World, node: usize| {
         world
             .node(node)
-            .is_some_and(|it| !it.standings().is_empty())
+            .is_some_and(|it| it.standings().next().is_some())
     };
     world.slow(1, 3, Duration::from_millis(300), 0);
     world.all().for_each(|node| world.start(node));

@@ -35,7 +35,7 @@ const FOUNDING_LOOK: Duration = Duration::from_millis(100);
 /// For how long the end of a cut may be put off because of another, in nanoseconds.
 const CUT_NS_MAX: u64 = 3_000_000_000;
 /// Between two tries of what can only be done at certain times, and how long it is tried, in nanoseconds.
-const WAITING_NS: u64 = 20_000_000;
+const WAITING_NS: u64 = 50_000_000;
 const WAITING_NS_MAX: u64 = 8_000_000_000;
 
 /// How much too fast or too slow a monotonic clock is at most: leases allow for 5 % between two of them.
@@ -547,10 +547,8 @@ impl Nemesis {
     }
 
     fn end(&mut self, world: &mut World, is_over: impl Fn(u64) -> bool) {
-        let all = std::mem::take(&mut self.troubles);
-        let (over, others) = all.into_iter().partition(|&(until, _)| is_over(until));
-        self.troubles = others;
-        let over: Vec<(u64, Trouble)> = over;
+        let over = self.troubles.extract_if(.., |(until, _)| is_over(*until));
+        let over: Vec<(u64, Trouble)> = over.collect();
         let is_last = is_over(u64::MAX);
         for (_, trouble) in over {
             match trouble {

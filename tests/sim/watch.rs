@@ -99,11 +99,9 @@ impl Watch {
         for node in world.all() {
             demand_bounds(world, node);
             let life = world.lives(node);
-            let Some(standings) = world.node(node).map(Node::standings) else {
-                continue;
-            };
             self.demand_one_disk(world, node);
-            for standing in standings {
+            let mut reigns = Vec::new();
+            for standing in world.node(node).into_iter().flat_map(Node::standings) {
                 self.remember(world, node, &standing);
                 let (shard, replica) = (standing.shard, standing.replica);
                 let applied = self
@@ -120,18 +118,22 @@ impl Watch {
                     self.compare(world, node, shard, standing.applied.index);
                 }
                 if standing.is_leader {
-                    self.crown(world, node, shard, (standing.term, replica));
+                    reigns.push((shard, standing.term, replica));
                 }
+            }
+            for (shard, term, replica) in reigns {
+                self.crown(world, node, shard, (term, replica));
             }
         }
     }
 
     fn demand_one_reader(&self, world: &World) {
-        let mut readers = BTreeMap::new();
+        let mut readers: Vec<(usize, u16)> = Vec::new();
         for (node, shard) in world.readers() {
-            if let Some(other) = readers.insert(shard, node) {
+            if let Some((other, _)) = readers.iter().find(|(_, it)| *it == shard) {
                 panic!("shard {shard}: both node {other} and node {node} answer reads");
             }
+            readers.push((node, shard));
         }
     }
 
@@ -167,7 +169,7 @@ impl Watch {
     }
 
     /// What a replica had applied it still has.
-    fn remember(&mut self, world: &World, node: usize, standing: &Standing) {
+    fn remember(&mut self, world: &World, node: usize, standing: &Standing<'_>) {
         let (shard, replica) = (standing.shard, standing.replica);
         let memory = self.memories.entry((shard, replica)).or_default();
         let life = (node, world.lives(node));

@@ -68,14 +68,14 @@ fn say(turn: &mut Turn<'_, '_, '_>, lines: &[String]) {
 }
 
 /// How a replica of this node stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing<'n> {
     /// The shard.
     pub shard: u16,
     /// Its name.
     pub replica: u64,
     /// Who is in its group, as far as it knows.
-    pub members: Members,
+    pub members: &'n Members,
     /// Whether it leads its group.
     pub is_leader: bool,
     /// The term that it is in.
@@ -114,18 +114,17 @@ impl Node {
     }
 
     /// How the replicas of this node stand.
-    pub fn standings(&self) -> Vec<Standing> {
-        let standing = |shard: &Shard| Standing {
+    pub fn standings(&self) -> impl Iterator<Item = Standing<'_>> {
+        self.keyspace.replicas().map(|shard| Standing {
             shard: shard.number(),
             replica: shard.replica(),
-            members: shard.members().clone(),
+            members: shard.members(),
             is_leader: shard.is_leader(),
             term: shard.hard_state().term,
             applied: shard.applied(),
             last_index: shard.last_index(),
             is_handing: shard.is_transferring(),
-        };
-        self.keyspace.replicas().map(standing).collect()
+        })
     }
 
     /// The shards that this node leads, each with the term.

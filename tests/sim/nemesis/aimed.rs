@@ -187,10 +187,12 @@ impl Nemesis {
         let handing = |node| Some((node, world.node(node)?.handing()?));
         let handing: Vec<(usize, u16)> = world.all().filter_map(handing).collect();
         for (node, shard) in handing {
-            let standings = world.node(node).map(Node::standings).unwrap_or_default();
-            let mut standings = standings.into_iter();
-            if let Some(it) = standings.find(|it| it.shard == shard && it.is_handing)
-                && self.lurking.handing.insert((shard, it.term))
+            let mut standings = world.node(node).into_iter().flat_map(Node::standings);
+            let handing = standings.find(|it| it.shard == shard && it.is_handing);
+            let term = handing.map(|it| it.term);
+            drop(standings);
+            if let Some(term) = term
+                && self.lurking.handing.insert((shard, term))
             {
                 self.strike(world, Kind::CutHanding, |world, rng| {
                     cut_handing(world, rng, node);
@@ -293,7 +295,7 @@ fn cut_elected(
 /// and the nodes on its side, which are those that have come.
 fn partings(world: &World) -> Vec<(u16, Vec<u64>, Vec<usize>)> {
     let mut all = Vec::new();
-    let mut by_shard: BTreeMap<u16, Vec<(usize, Standing)>> = BTreeMap::new();
+    let mut by_shard: BTreeMap<u16, Vec<(usize, Standing<'_>)>> = BTreeMap::new();
     for node in world.all() {
         for standing in world.node(node).into_iter().flat_map(Node::standings) {
             let of_shard = by_shard.entry(standing.shard).or_default();
@@ -306,13 +308,13 @@ fn partings(world: &World) -> Vec<(u16, Vec<u64>, Vec<usize>)> {
             continue;
         };
         let voters = &of.members.voters;
-        let is_behind = |(_, it): &&(usize, Standing)| {
+        let is_behind = |(_, it): &&(usize, Standing<'_>)| {
             it.members.voters != *voters && voters.contains(&it.replica)
         };
         let Some((_, behind)) = standings.iter().find(is_behind) else {
             continue;
         };
-        let has_come = |(_, it): &&(usize, Standing)| {
+        let has_come = |(_, it): &&(usize, Standing<'_>)| {
             voters.contains(&it.replica) && !behind.members.voters.contains(&it.replica)
         };
         let mut side: Vec<usize> = standings.iter().filter(has_come).map(|it| it.0).collect();

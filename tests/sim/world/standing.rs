@@ -12,9 +12,9 @@ use marline::ring;
 use super::World;
 
 impl World {
-    pub fn standings(&self, shard: u16) -> Vec<(usize, Standing)> {
+    pub fn standings(&self, shard: u16) -> Vec<(usize, Standing<'_>)> {
         let of_node = |node| {
-            let mut standings = self.node(node)?.standings().into_iter();
+            let mut standings = self.node(node)?.standings();
             Some((node, standings.find(|standing| standing.shard == shard)?))
         };
         let members = self.members();
@@ -71,7 +71,7 @@ impl World {
         let members = self.members();
         let nodes = members.iter().filter_map(|&node| self.node(node));
         nodes
-            .flat_map(|node| node.standings().into_iter().map(|it| it.shard))
+            .flat_map(|node| node.standings().map(|it| it.shard))
             .collect()
     }
 
@@ -142,16 +142,14 @@ impl World {
                 known.epoch
             ));
         }
-        let standings = self.node(node)?.standings();
-        let held = standings
-            .iter()
+        let standings = || self.node(node).into_iter().flat_map(Node::standings);
+        let held = standings()
             .map(|it| (it.shard, ReplicaId(it.replica)))
             .collect::<Vec<_>>();
         if held != map.replicas_on(number) {
             return Some(format!("node {node} holds {held:?}"));
         }
-        let mut standings = standings.iter();
-        let wrong = standings.find(|it| {
+        let wrong = standings().find(|it| {
             let mut voters: Vec<u64> = map.voters(it.shard).iter().map(|it| it.0).collect();
             voters.sort_unstable();
             it.members.voters != voters || it.members.all() != voters
@@ -175,7 +173,7 @@ impl World {
     /// Why the replicas of a shard on the running nodes are not alike; `None`: they are.
     pub fn difference(&self, shard: u16) -> Option<String> {
         let standings = self.standings(shard);
-        let what = |&(node, ref standing): &(usize, Standing)| {
+        let what = |&(node, ref standing): &(usize, Standing<'_>)| {
             let digest = self.node(node).and_then(|node| node.digest(shard));
             (standing.applied, standing.last_index, digest)
         };
@@ -213,8 +211,7 @@ impl World {
                 _ => "up",
             };
             lines.push_str(&format!("node {node}: {state}\n"));
-            let standings = self.node(node).map(Node::standings).unwrap_or_default();
-            for standing in standings {
+            for standing in self.node(node).into_iter().flat_map(Node::standings) {
                 lines.push_str(&format!("  {standing:?}\n"));
             }
         }
