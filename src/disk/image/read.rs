@@ -152,10 +152,8 @@ impl ImageReader {
             self.taken = 0;
             let have = self.ahead.len();
             let offset = self.at + have as u64;
-            let bytes = match offset {
-                0 => FIRST_READ_BYTES,
-                _ => READ_BYTES,
-            };
+            // Small files are many, and each ends with a read that finds nothing.
+            let bytes = FIRST_READ_BYTES.max(4 * offset as usize).min(READ_BYTES);
             self.ahead.resize(have + bytes, 0);
             let read = self.disk.read(&self.name, offset, &mut self.ahead[have..]);
             self.ahead.truncate(have + *read.as_ref().unwrap_or(&0));
