@@ -65,6 +65,7 @@ use crate::reactor::limits::{Limits, ListenOptions};
 use crate::reactor::net::Net;
 use crate::reactor::stats::Stats as ReactorStats;
 use crate::reactor::timer::{Nanos, TimerId};
+use crate::shard::TICK_NANOS;
 use crate::store::HashSeed;
 use crate::wire::reply::{Dialect, Reply};
 use crate::wire::request::Parser;
@@ -92,8 +93,8 @@ use turn::Turn;
 /// The Redis version whose commands and replies these are; libraries look at it.
 pub const REDIS_VERSION: &str = "7.0.15";
 
-/// How often the node looks after itself.
-const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// How often the node looks after itself: with every tick of raft, so that one which is idle wakes for both at once.
+const HOUSEKEEPING: Duration = Duration::from_nanos(TICK_NANOS);
 /// Shards that one round looks through for keys past their time, and small tables that it empties in each.
 const SWEEP_SHARDS: usize = 4;
 /// It looks at up to 64 times as many, each a cache miss: 8,192 in a round take about a millisecond, and ten
@@ -437,7 +438,7 @@ pub fn start<B: Backend>(backend: B, node: Node) -> io::Result<(Reactor<B, Node>
     Ok((reactor, address))
 }
 
-/// Every 100 ms: keys past their time, memory left behind, samples for INFO.
+/// Every 100 ms: keys past their time, memory left behind, samples for INFO, and what the cluster has to do.
 fn housekeeping(cx: &mut Cx<'_, Node>) {
     cx.net.call_later(HOUSEKEEPING, housekeeping);
     cx.app.stamp(cx.net.wall_ms());
@@ -460,6 +461,7 @@ fn housekeeping(cx: &mut Cx<'_, Node>) {
         cx.net.defer_to_thread(move || drop(dropped), |_, ()| {});
     }
     sample(cx);
+    cluster::tick(cx);
 }
 
 /// Tells watchers and listeners of keys that were swept; no client is asking, so no reply is written.

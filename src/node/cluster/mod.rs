@@ -46,7 +46,6 @@ pub mod wishes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use raft::eraftpb::Message;
 use slab::Slab;
@@ -58,7 +57,7 @@ use crate::reactor::app::Cx;
 use crate::reactor::id::ConnId;
 use crate::reactor::net::Net;
 use crate::shard::peer;
-use crate::shard::{ELECTION_TICKS, NOBODY, TICK_NANOS};
+use crate::shard::{ELECTION_TICKS, NOBODY};
 
 use crate::data::files::Files;
 use crate::data::identity::{self, Identity};
@@ -188,15 +187,12 @@ pub fn begin(cx: &mut Cx<'_, Node>, name: &str) {
     let address = cx.app.options.address;
     cx.app.cluster = Some(Box::new(Cluster::new(name.to_owned(), address)));
     cx.app.commits.split();
-    cx.net.call_later(TICK, tick);
     match map {
         Some(map) if founding::is_broken_off(cx.app, &map) => founding::begin_replicas(cx, map),
         Some(map) => adopt(cx, map),
         None => founding::begin(cx),
     }
 }
-
-const TICK: Duration = Duration::from_nanos(TICK_NANOS);
 
 /// The map that the meta shard holds here.
 fn stored_map(node: &Node) -> Option<Map> {
@@ -328,9 +324,11 @@ fn hold(node: &mut Node, epoch: u64, replicas: &[(u16, ReplicaId)]) {
     }
 }
 
-/// A tick of raft.
-fn tick(cx: &mut Cx<'_, Node>) {
-    cx.net.call_later(TICK, tick);
+/// A tick of raft, if this is a node of a cluster.
+pub fn tick(cx: &mut Cx<'_, Node>) {
+    if cx.app.cluster.is_none() {
+        return;
+    }
     let now = cx.net.clock();
     cx.app.keyspace.tick(now);
     founding::tend(cx);
