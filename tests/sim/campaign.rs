@@ -45,6 +45,8 @@ pub enum Seeds {
 struct Sum {
     seeds: u64,
     simulated_ns: u64,
+    /// What of it was of three nodes, and how long that took.
+    of_three: (u64, Duration),
     done: u64,
     refused: u64,
     unknown: u64,
@@ -57,8 +59,12 @@ struct Sum {
 }
 
 impl Sum {
-    fn add(&mut self, outcome: &Outcome) {
+    fn add(&mut self, outcome: &Outcome, took: Duration) {
         self.simulated_ns += outcome.simulated_ns;
+        if outcome.nodes == 3 {
+            self.of_three.0 += outcome.simulated_ns;
+            self.of_three.1 += took;
+        }
         self.done += outcome.counts.done;
         self.refused += outcome.counts.refused;
         self.unknown += outcome.counts.unknown;
@@ -165,15 +171,16 @@ pub fn many(seeds: &Seeds, orders: &Orders, jobs: usize, has_table: bool) -> i32
                         seed,
                         ..orders.clone()
                     };
-                    let ran = if seed % TWICE == 0 {
-                        twice(&orders)
-                    } else {
-                        run(&orders)
+                    let began = Instant::now();
+                    let (ran, times) = match seed % TWICE {
+                        0 => (twice(&orders), 2),
+                        _ => (run(&orders), 1),
                     };
+                    let took = began.elapsed() / times;
                     let mut sum = sum.lock().unwrap();
                     sum.seeds += 1;
                     match ran {
-                        Ok(outcome) => sum.add(&outcome),
+                        Ok(outcome) => sum.add(&outcome, took),
                         Err(failure) => {
                             is_over.store(true, Ordering::Relaxed);
                             sum.failed.push((orders, *failure));
@@ -193,11 +200,12 @@ pub fn many(seeds: &Seeds, orders: &Orders, jobs: usize, has_table: bool) -> i32
     let sum = sum.into_inner().unwrap();
     let took = began.elapsed().as_secs_f64();
     println!(
-        "{} seeds in {took:.1} s on {jobs} cores: {:.1} seeds/s and {:.0} simulated seconds/s for each; \
-         {} commands ({} refused, {} unknown), {} a seed; {} keys of which nobody can tell; {} faults: {}",
+        "{} seeds in {took:.1} s on {jobs} cores: {:.1} seeds/s and {:.0} simulated seconds/s for each ({:.0} with \
+         three nodes); {} commands ({} refused, {} unknown), {} a seed; {} keys of which nobody can tell; {} faults: {}",
         sum.seeds,
         sum.seeds as f64 / took / jobs as f64,
         sum.simulated_ns as f64 / 1e9 / took / jobs as f64,
+        sum.of_three.0 as f64 / 1e9 / sum.of_three.1.as_secs_f64(),
         sum.commands(),
         sum.refused,
         sum.unknown,

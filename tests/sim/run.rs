@@ -39,7 +39,7 @@ const LIVENESS: Duration = Duration::from_secs(5);
 /// Clients go on until so many commands were answered...
 const ANSWERED: u64 = 1_000;
 /// ... or so many times as long as they were to.
-const TIMES_MAX: u64 = 3;
+const TIMES_MAX: u64 = 6;
 /// A run in which clients were answered less has tested nothing.
 const ANSWERED_MIN: u64 = 100;
 
@@ -94,6 +94,8 @@ pub struct Outcome {
     /// A hash of everything that was delivered, and when.
     pub trace: u64,
     pub simulated_ns: u64,
+    /// How many nodes there were.
+    pub nodes: usize,
     pub counts: Counts,
     /// How many faults were drawn, and which happened how often.
     pub faults: usize,
@@ -215,6 +217,7 @@ fn play(orders: &Orders, faults: &mut usize) -> Outcome {
     Outcome {
         trace: world.net.trace(),
         simulated_ns: world.net.now(),
+        nodes: world.all().count(),
         counts,
         faults: nemesis.count(),
         fired: nemesis.fired.clone(),

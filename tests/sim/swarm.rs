@@ -13,7 +13,7 @@ use super::nemesis::kinds::Kind;
 use super::world::Plan;
 
 /// How long the clients go on while faults happen, in simulated seconds.
-pub const SECONDS: u64 = 60;
+pub const SECONDS: u64 = 30;
 
 /// See the module.
 pub struct Swarm {
@@ -149,7 +149,7 @@ impl Swarm {
             plan,
             clients: rng.usize(3..=6),
             mix,
-            rest_ms: [1_500, 3_000][rng.usize(..2)],
+            rest_ms: [1_000, 2_000][rng.usize(..2)],
             // Who says much at once and goes away soon is not there when it matters.
             patience_ms: match mix {
                 Mix::Bursters | Mix::Counters => 4_000,

@@ -601,7 +601,7 @@ impl World {
         if !self.net.calls(self.talkers.node()) {
             return;
         }
-        let mut piece = [0; 4096];
+        let mut piece = [0; 512];
         self.ready.clear();
         self.talkers.poll(None, &mut self.ready).unwrap();
         for ready in std::mem::take(&mut self.ready) {
