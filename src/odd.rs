@@ -41,11 +41,13 @@ pub enum Size {
     Corked,
     /// Bytes of replies behind which a batch is handed over.
     BatchReply,
+    /// Rounds of housekeeping from one look for keys past their time to the next.
+    SweepRounds,
 }
 
 impl Size {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Size; 10] = [
+    pub const ALL: [Size; 11] = [
         Size::LogKept,
         Size::Message,
         Size::Unacknowledged,
@@ -56,6 +58,7 @@ impl Size {
         Size::Awaiting,
         Size::Corked,
         Size::BatchReply,
+        Size::SweepRounds,
     ];
 }
 
@@ -98,7 +101,13 @@ mod tests {
         for (at, size) in Size::ALL.into_iter().enumerate() {
             assert_eq!(size as usize, at);
             set(size, Some(3));
-            assert_eq!((or(size, 500), or(Size::ALL[(at + 1) % 10], 500)), (3, 500));
+            assert_eq!(
+                (
+                    or(size, 500),
+                    or(Size::ALL[(at + 1) % Size::ALL.len()], 500)
+                ),
+                (3, 500)
+            );
             let elsewhere = std::thread::spawn(move || or(size, 500)).join();
             assert_eq!(elsewhere.expect("it asks and ends"), 500);
             set(size, None);

@@ -57,6 +57,7 @@ use crate::cluster::map::Map;
 use crate::config::Options;
 use crate::config::values::{Origin, Values};
 use crate::data::files::{self, Files};
+use crate::odd::{self, Size};
 use crate::reactor::Reactor;
 use crate::reactor::app::{App, Cx};
 use crate::reactor::backend::Backend;
@@ -445,7 +446,9 @@ fn housekeeping(cx: &mut Cx<'_, Node>) {
     journal::tend(cx);
     saving::tend(cx);
     // While data are loaded, the end of the log may be still to be applied, to keys that were alive then.
-    if !cx.app.is_loading() {
+    let round = (cx.net.now() - cx.app.started) / TICK_NANOS;
+    let is_to_sweep = round.is_multiple_of(odd::or(Size::SweepRounds, 1) as u64);
+    if is_to_sweep && !cx.app.is_loading() {
         let at_ms = cx.app.at_ms;
         for _ in 0..SWEEP_SHARDS {
             cx.app

@@ -1,6 +1,7 @@
 //! Whether the simulator sees anything: bugs are planted, one at a time, and seeds are run until one fails.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -15,8 +16,8 @@ struct Caught {
     why: String,
 }
 
-/// Runs seeds with each of these bugs, at most so many; prints the table. The exit code.
-pub fn hunt(names: Option<&str>, seeds_max: u64, orders: &Orders, jobs: usize) -> i32 {
+/// Runs these seeds with each of these bugs, until one fails; prints the table. The exit code.
+pub fn hunt(names: Option<&str>, seeds: &RangeInclusive<u64>, orders: &Orders, jobs: usize) -> i32 {
     let all = Bug::ALL.iter().copied();
     let named = |text: &str| -> Option<Vec<Bug>> { text.split(',').map(Bug::named).collect() };
     let bugs = match names {
@@ -33,12 +34,13 @@ pub fn hunt(names: Option<&str>, seeds_max: u64, orders: &Orders, jobs: usize) -
             }
         },
     };
+    let seeds_max = seeds.end() - seeds.start() + 1;
     let (next, found) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 while let Some(&bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let caught = catch(bug, seeds_max, orders);
+                    let caught = catch(bug, seeds, orders);
                     let seeds = caught.as_ref().map_or(seeds_max, |caught| caught.seeds);
                     eprintln!(
                         "{}: {seeds} seeds{}",
@@ -73,8 +75,8 @@ pub fn hunt(names: Option<&str>, seeds_max: u64, orders: &Orders, jobs: usize) -
     i32::from(seeds.len() < found.len())
 }
 
-fn catch(bug: Bug, seeds_max: u64, orders: &Orders) -> Option<Caught> {
-    (1..=seeds_max).find_map(|seed| {
+fn catch(bug: Bug, seeds: &RangeInclusive<u64>, orders: &Orders) -> Option<Caught> {
+    seeds.clone().find_map(|seed| {
         let orders = Orders {
             seed,
             bug: Some(bug.name().to_owned()),
@@ -83,6 +85,7 @@ fn catch(bug: Bug, seeds_max: u64, orders: &Orders) -> Option<Caught> {
         let failure = run(&orders).err()?;
         let line = failure.why.lines().next().unwrap_or_default();
         let why = line.replace('|', "\\|").chars().take(90).collect();
-        Some(Caught { seeds: seed, why })
+        let seeds = seed - seeds.start() + 1;
+        Some(Caught { seeds, why })
     })
 }

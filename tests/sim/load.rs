@@ -82,7 +82,7 @@ impl Role {
     fn rest_ms(self, rest_ms: u64) -> u64 {
         match self {
             Role::Mixed | Role::Burster => rest_ms,
-            Role::Counter => rest_ms / 2,
+            Role::Counter => rest_ms / 4,
             Role::Reader => READER_REST_MS,
             Role::Writer => 2 * rest_ms,
         }
@@ -311,10 +311,10 @@ impl Load {
             19 => {
                 let (pair, ms) = (PAIRS[self.rng.usize(..2)], self.rng.u64(1..6_000));
                 let nth = self.rng.usize(..COUNTERS);
-                let text = match self.rng.u8(..4) {
-                    0 => format!("INCR {{{pair}}}t{nth}"),
-                    1 => format!("PEXPIRE {{{pair}}}t{nth} {ms}"),
-                    2 => format!("SET {{{pair}}}t{nth} 5 PX {ms}"),
+                let text = match self.rng.u8(..10) {
+                    0..6 => format!("INCR {{{pair}}}t{nth}"),
+                    6 => format!("PEXPIRE {{{pair}}}t{nth} {ms}"),
+                    7 | 8 => format!("SET {{{pair}}}t{nth} 5 PX {ms}"),
                     _ => format!("DEL {{{pair}}}1 {{{pair}}}2"),
                 };
                 (text, What::Any)

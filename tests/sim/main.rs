@@ -101,23 +101,22 @@ fn main() {
         exit(campaign::one(&orders, matches.opt_present("shrink")));
     }
     let jobs = number("jobs").map_or_else(campaign::cores, |jobs| jobs.max(1) as usize);
-    if matches.opt_present("bugs") && !matches.opt_present("seed") {
-        let seeds_max = number("at-most").unwrap_or(400);
-        exit(hunt(
-            matches.opt_str("bugs").as_deref(),
-            seeds_max,
-            &orders,
-            jobs,
-        ));
-    }
-    let seeds = match (matches.opt_str("seeds"), number("minutes")) {
+    let is_hunt = matches.opt_present("bugs");
+    let all = matches.opt_str("seeds").map(|text| {
+        range(&text).unwrap_or_else(|| wrong("--seeds takes A..B, both of them seeds"))
+    });
+    let seeds = match (all, number("minutes")) {
         (Some(_), Some(_)) => wrong("--seeds and --minutes exclude each other"),
+        (_, Some(_)) if is_hunt => wrong("--bugs and --minutes exclude each other"),
         (None, Some(minutes)) => Seeds::Fresh { minutes },
-        (None, None) => Seeds::All(1..=100),
-        (Some(text), None) => Seeds::All(
-            range(&text).unwrap_or_else(|| wrong("--seeds takes A..B, both of them seeds")),
-        ),
+        (all, None) => Seeds::All(all.unwrap_or(1..=if is_hunt { 400 } else { 100 })),
     };
+    if let Seeds::All(seeds) = &seeds
+        && is_hunt
+    {
+        let names = matches.opt_str("bugs");
+        exit(hunt(names.as_deref(), seeds, &orders, jobs));
+    }
     let table = matches.opt_present("points");
     exit(campaign::many(&seeds, &orders, jobs, table));
 }
@@ -126,7 +125,7 @@ fn main() {
 use bugs::hunt;
 
 #[cfg(not(feature = "planted"))]
-fn hunt(_: Option<&str>, _: u64, _: &Orders, _: usize) -> i32 {
+fn hunt(_: Option<&str>, _: &RangeInclusive<u64>, _: &Orders, _: usize) -> i32 {
     eprintln!(
         "sim: no bugs can be planted in this build: use scripts/sim, or cargo's --features planted"
     );
@@ -146,14 +145,8 @@ fn grammar() -> getopts::Options {
         .optflagopt(
             "",
             "bugs",
-            "plant each bug, or these, and run seeds until one fails",
+            "plant each bug, or these, and run seeds until one fails (default: 1..400)",
             "NAME,...",
-        )
-        .optopt(
-            "",
-            "at-most",
-            "with --bugs: so many seeds for each (default 400)",
-            "N",
         )
         .optopt("", "seeds", "all from A to B", "A..B")
         .optopt("", "minutes", "fresh ones, for so long", "N")

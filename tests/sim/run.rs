@@ -15,7 +15,6 @@ use std::panic::{self, AssertUnwindSafe};
 use std::time::Duration;
 
 use marline::failpoint::{self, Point};
-use marline::node::Node;
 use marline::odd::{self, Size};
 #[cfg(feature = "planted")]
 use marline::planted::{self, Bug};
@@ -36,12 +35,14 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// Two of the longest election timeouts (10 ticks, and 10 for the rank), and the one in which whoever has just started
 /// votes for nobody.
 const LIVENESS: Duration = Duration::from_secs(5);
-/// Clients go on until so many commands were answered...
-const ANSWERED: u64 = 1_000;
+/// How long who led a shard may wait for what became of its entries there.
+const FATES: Duration = Duration::from_secs(6);
+/// Clients go on until so many commands were done...
+const DONE: u64 = 1_000;
 /// ... or so many times as long as they were to.
 const TIMES_MAX: u64 = 6;
-/// A run in which clients were answered less has tested nothing.
-const ANSWERED_MIN: u64 = 100;
+/// A run in which less was done has tested nothing.
+const DONE_MIN: u64 = 100;
 
 /// What is to be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,7 +184,7 @@ fn play(orders: &Orders, faults: &mut usize) -> Outcome {
         *faults = nemesis.count();
         load.go_on(&mut world);
         watch.look(&mut world);
-        if load.counts.answered() < ANSWERED {
+        if load.counts.done < DONE {
             end = latest.min(end.max(world.net.now() + 1_000_000_000));
         }
         let next = end
@@ -211,7 +212,7 @@ fn play(orders: &Orders, faults: &mut usize) -> Outcome {
     let counts = load.counts;
     let answered = counts.answered();
     assert!(
-        orders.seconds < SECONDS || counts.done >= ANSWERED_MIN && nemesis.count() > 0,
+        orders.seconds < SECONDS || counts.done >= DONE_MIN && nemesis.count() > 0,
         "nothing was tested: {answered} answers, {counts:?}"
     );
     Outcome {
@@ -265,11 +266,22 @@ fn demand_answers(world: &mut World, nodes: &[usize]) {
     }
 }
 
+/// A node that has something under way, and what.
+fn busy(world: &World) -> Option<(usize, Vec<(&'static str, usize)>)> {
+    let of_node = |node| Some((node, world.node(node)?.underway()));
+    let mut all = world.members().into_iter().filter_map(of_node);
+    all.find(|(_, underway)| underway.iter().any(|(_, count)| *count > 0))
+}
+
 /// Nothing is leaked: neither sockets, nor what clients have asked for who are gone, nor, where files are sealed, what
 /// is in them.
 fn demand_clean(world: &mut World, deaths: usize) {
     world.hang_up();
     world.pass(Duration::from_secs(2));
+    world.within(FATES, |world| busy(world).is_none());
+    if let Some((node, what)) = busy(world) {
+        panic!("node {node}: nobody waits for {what:?}");
+    }
     let nodes = world.all().count();
     for node in world.members() {
         let sockets = world.sockets(node);
@@ -279,9 +291,6 @@ fn demand_clean(world: &mut World, deaths: usize) {
             let list = world.ask(node, "CLIENT LIST");
             panic!("node {node} has {sockets} sockets open: {list}");
         }
-        let underway = world.node(node).map(Node::underway).unwrap_or_default();
-        let is_idle = underway.iter().all(|(_, count)| *count == 0);
-        assert!(is_idle, "node {node}: nobody waits for {underway:?}");
         if !world.plan().is_sealed {
             continue;
         }

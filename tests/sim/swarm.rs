@@ -50,6 +50,7 @@ fn odd_sizes(rng: &mut Rng) -> Vec<(Size, usize)> {
             Size::LogKept => 4_000,
             Size::Message | Size::Committed | Size::ImageBlock => 300,
             Size::Corked | Size::BatchReply => 60,
+            Size::SweepRounds => 40,
             Size::Unacknowledged | Size::ImageSlice | Size::BlocksAhead | Size::Awaiting => 6,
         };
         let chosen = rng.usize(1..=most);
@@ -129,7 +130,7 @@ impl Swarm {
                 Kind::Isolate if mix == Mix::Readers => 2,
                 Kind::Besiege if mix == Mix::Readers => 10,
                 Kind::SlowLinks if mix == Mix::Bursters => 5,
-                Kind::Leap if mix == Mix::Counters => 24,
+                Kind::Leap if mix == Mix::Counters => 16,
                 _ if Some(kind) == lost => 10,
                 _ => 0,
             };

@@ -31,9 +31,9 @@ pub struct Handing {
 }
 
 impl Handing {
-    /// The shard that is being handed over.
-    pub fn shard(&self) -> Option<u16> {
-        self.now.map(|(shard, ..)| shard)
+    /// The shard that is being handed over, and the replica that is to lead it.
+    pub fn heir(&self) -> Option<(u16, ReplicaId)> {
+        self.now.map(|(shard, to, _)| (shard, ReplicaId(to)))
     }
 
     /// Whether a shard is being handed over.

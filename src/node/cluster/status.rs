@@ -133,9 +133,9 @@ impl Node {
         leading.map(|shard| (shard.number(), shard.hard_state().term))
     }
 
-    /// The shard that this node is handing over, or about to.
-    pub fn handing(&self) -> Option<u16> {
-        self.cluster.as_ref()?.handing.shard()
+    /// The shard that this node is handing over, or about to, and the replica that is to lead it.
+    pub fn handing(&self) -> Option<(u16, ReplicaId)> {
+        self.cluster.as_ref()?.handing.heir()
     }
 
     /// The shards of which this node answers reads from its own store, when its clock says `now`. No two nodes may do

@@ -3,7 +3,8 @@
 //! ```text
 //!   isolate    a leader and all others            ╳ for seconds, while clients still reach it
 //!   besiege    a leader and one of its followers  ╳, and meanwhile another restarts, within a moment or two
-//!   leap       a leader's clock is set, and what it says then is not agreed upon: it is deaf, or loses its power
+//!   leap       a leader's clock is set, and what it says then is not agreed upon: it is deaf, and one of those who
+//!              hear it restarts soon, or it loses its power
 //!   lurk       nothing, until a leader hands over, or has just been elected, or not all replicas know of the same
 //!              members: then links are cut between those that have changed and the others, or a voter restarts
 //! ```
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fastrand::Rng;
+use marline::cluster::map::ReplicaId;
 use marline::node::Node;
 use marline::node::cluster::status::Standing;
 
@@ -102,8 +104,7 @@ impl Nemesis {
                 cut_from: (rng.u8(..3) > 0).then_some(leader),
                 is_power: rng.bool(),
             };
-            let when = world.net.now() + at * 1_000_000;
-            self.troubles.push((when, Trouble::Restart(restart)));
+            self.restart_after(world, at, restart);
             at += rng.u64(300..1_500);
         }
         self.mend_after(world, at + rng.u64(500..1_500));
@@ -130,7 +131,16 @@ impl Nemesis {
                     world.slow(from, to, most, 0);
                 }
             }
-            self.mend_after(world, rng.u64(1_500..5_000));
+            let deaf_ms = rng.u64(1_500..5_000);
+            self.mend_after(world, deaf_ms);
+            // What the others have taken from it and from its successor one of them reads again.
+            let restart = Restart {
+                node: rng.choice(others)?,
+                down_ms: rng.u64(1..80),
+                cut_from: None,
+                is_power: rng.bool(),
+            };
+            self.restart_after(world, rng.u64(1_200..deaf_ms + 1_000), restart);
             return Some(());
         }
         let restart = Restart {
@@ -139,8 +149,7 @@ impl Nemesis {
             cut_from: None,
             is_power: rng.bool(),
         };
-        let when = world.net.now() + rng.u64(1..100) * 1_000_000;
-        self.troubles.push((when, Trouble::Restart(restart)));
+        self.restart_after(world, rng.u64(1..100), restart);
         Some(())
     }
 
@@ -152,6 +161,11 @@ impl Nemesis {
     fn mend_after(&mut self, world: &World, ms: u64) {
         let until = world.net.now() + ms * 1_000_000;
         self.troubles.push((until, Trouble::Links));
+    }
+
+    fn restart_after(&mut self, world: &World, ms: u64, restart: Restart) {
+        let when = world.net.now() + ms * 1_000_000;
+        self.troubles.push((when, Trouble::Restart(restart)));
     }
 
     /// A restart in the midst of a siege.
@@ -185,18 +199,18 @@ impl Nemesis {
         }
         self.lurking.next_at = now + LURK_NS;
         let handing = |node| Some((node, world.node(node)?.handing()?));
-        let handing: Vec<(usize, u16)> = world.all().filter_map(handing).collect();
-        for (node, shard) in handing {
+        let handing: Vec<(usize, (u16, ReplicaId))> = world.all().filter_map(handing).collect();
+        for (node, (shard, heir)) in handing {
             let mut standings = world.node(node).into_iter().flat_map(Node::standings);
-            let handing = standings.find(|it| it.shard == shard && it.is_handing);
-            let term = handing.map(|it| it.term);
+            let term = standings
+                .find(|it| it.shard == shard && it.is_handing)
+                .map(|it| it.term);
             drop(standings);
             if let Some(term) = term
                 && self.lurking.handing.insert((shard, term))
             {
                 self.strike(world, Kind::CutHanding, |world, rng| {
-                    cut_handing(world, rng, node);
-                    None
+                    cut_handing(world, rng, node, heir)
                 });
             }
         }
@@ -255,14 +269,29 @@ impl Nemesis {
     }
 }
 
-/// Who hands over does not hear of what becomes of it: from its followers, or from some of them.
-fn cut_handing(world: &mut World, rng: &mut Rng, leader: usize) {
+/// Who hands over does not hear of what becomes of it: from its followers, or from some of them; or nothing becomes of
+/// it, since the heir hears nothing, and the leader resigns and may lead again.
+fn cut_handing(
+    world: &mut World,
+    rng: &mut Rng,
+    leader: usize,
+    heir: ReplicaId,
+) -> Option<(u64, Trouble)> {
+    let is_heir = |&node: &usize| super::number_of(world, node) == Some(heir.node());
+    if rng.bool()
+        && let Some(heir) = world.all().find(is_heir)
+    {
+        world.isolate(heir);
+        let until = world.net.now() + rng.u64(1_100..3_000) * 1_000_000;
+        return Some((until, Trouble::Links));
+    }
     let is_deaf_only = rng.bool();
     for other in world.all().filter(|&other| other != leader) {
         if is_deaf_only || rng.bool() {
             world.cut(other, leader);
         }
     }
+    None
 }
 
 /// Who has just been elected reaches nobody, and one of those that may have elected it restarts at once; or one of them
