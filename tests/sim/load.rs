@@ -12,6 +12,7 @@
 //! A client says some things at once, waits for all answers, and rests.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 
 use fastrand::Rng;
 
@@ -28,6 +29,8 @@ const PAIRS: [&str; 2] = ["p", "q"];
 const COUNTERS: usize = 6;
 /// How long one that reads rests at most, in milliseconds.
 const READER_REST_MS: u64 = 400;
+/// Between two things that are said by and by, in nanoseconds.
+const TRICKLE_NS: Range<u64> = 5_000_000..150_000_000;
 /// How exact the time of an expiry is: a batch has one time, and is a while on its way.
 const EXPIRY_NS: u64 = 100_000_000;
 /// What values of keys with an expiry begin with; it must not be found on a disk that is sealed.
@@ -41,7 +44,7 @@ pub enum Role {
     Mixed,
     /// It reads, often, and keeps to its node.
     Reader,
-    /// It says many things at once, about one key.
+    /// It says many things at once, or by and by without waiting for answers, about one key.
     Burster,
     /// The same, and rests for long.
     Writer,
@@ -142,6 +145,8 @@ struct Talker {
     conn: Option<Client>,
     asked: VecDeque<Asked>,
     rests_until: u64,
+    /// What it will say without waiting for answers: how many things, and when the next; about one key, if it is.
+    more: (u64, u64, Option<usize>),
 }
 
 /// A key that is to expire.
@@ -206,9 +211,13 @@ impl Load {
 
     /// When there is something to do next, unless somebody hears something before.
     pub fn next_at(&self) -> u64 {
-        let next = |talker: &Talker| match talker.asked.front() {
-            Some(asked) => asked.at + self.patience_ns,
-            None => talker.rests_until,
+        let next = |talker: &Talker| {
+            let gives_up = talker.asked.front().map(|it| it.at + self.patience_ns);
+            let speaks = match talker.more {
+                (0, ..) => talker.asked.is_empty().then_some(talker.rests_until),
+                (_, at, _) => Some(at),
+            };
+            gives_up.into_iter().chain(speaks).min().unwrap_or(u64::MAX)
         };
         self.talkers.iter().map(next).min().unwrap_or(u64::MAX)
     }
@@ -217,9 +226,16 @@ impl Load {
     pub fn go_on(&mut self, world: &mut World) {
         for client in 0..self.talkers.len() {
             self.hear(world, client);
-            let talker = &self.talkers[client];
-            if talker.asked.is_empty() && talker.rests_until <= world.net.now() {
-                self.talk(world, client);
+            let (talker, now) = (&self.talkers[client], world.net.now());
+            match talker.more {
+                (0, ..) if talker.asked.is_empty() && talker.rests_until <= now => {
+                    self.talk(world, client);
+                }
+                (count, at, only) if count > 0 && at <= now => {
+                    self.say(world, client, 1, only);
+                    self.leave(world, client, count - 1, only);
+                }
+                _ => {}
             }
         }
     }
@@ -237,20 +253,38 @@ impl Load {
 
     fn talk(&mut self, world: &mut World, client: usize) {
         let role = self.talkers[client].role;
-        let conn = match self.talkers[client].conn {
-            Some(conn) if !world.is_closed(conn) && !role.is_to_move(&mut self.rng) => conn,
+        match self.talkers[client].conn {
+            Some(conn) if !world.is_closed(conn) && !role.is_to_move(&mut self.rng) => {}
             before => {
                 before.into_iter().for_each(|conn| world.close(conn));
                 let node = self.rng.usize(world.all());
-                let conn = world.connect(node);
-                self.talkers[client].conn = Some(conn);
-                conn
+                self.talkers[client].conn = Some(world.connect(node));
             }
-        };
+        }
         let count = role.counts()[self.rng.usize(..5)];
         let is_of_one = matches!(role, Role::Burster | Role::Writer) || self.rng.bool();
         let only = is_of_one.then(|| self.rng.usize(..KEYS.len()));
-        let mut watches = false;
+        let at_once = match role {
+            Role::Burster if self.rng.bool() => 1,
+            _ => count,
+        };
+        self.say(world, client, at_once, only);
+        self.leave(world, client, count - at_once, only);
+    }
+
+    /// What is left of a burst is said by and by.
+    fn leave(&mut self, world: &World, client: usize, count: u64, only: Option<usize>) {
+        let at = world.net.now() + self.rng.u64(TRICKLE_NS);
+        self.talkers[client].more = (count, at, only);
+    }
+
+    /// A client says so many things.
+    fn say(&mut self, world: &mut World, client: usize, count: u64, only: Option<usize>) {
+        let talker = &self.talkers[client];
+        let (Some(conn), role) = (talker.conn, talker.role) else {
+            return;
+        };
+        let mut watches = !talker.asked.is_empty();
         for nth in 0..count {
             // A nanosecond apart, for the order.
             let at = world.net.now() + nth;
@@ -464,6 +498,7 @@ impl Load {
         if let Some(conn) = self.talkers[client].conn.take() {
             world.close(conn);
         }
+        self.talkers[client].more = (0, 0, None);
         // Who was not answered asks again, and not all the time.
         self.talkers[client].rests_until = world.net.now() + self.rng.u64(..2_000_000_000);
     }

@@ -13,7 +13,7 @@ use super::nemesis::kinds::Kind;
 use super::world::Plan;
 
 /// How long the clients go on while faults happen, in simulated seconds.
-pub const SECONDS: u64 = 30;
+pub const SECONDS: u64 = 25;
 
 /// See the module.
 pub struct Swarm {
