@@ -122,8 +122,8 @@ enum What {
     Many(Vec<usize>),
     Expiring(usize),
     Expired(usize),
-    WritePair,
-    ReadPair,
+    /// About both keys of a pair at once.
+    Pair(usize, Call),
     /// What the replicas are compared by, and not the answer.
     Any,
     /// The number that is to be counted up, when it was watched.
@@ -186,6 +186,8 @@ pub struct Load {
     next_value: i64,
     expiring: Vec<Expiring>,
     counted: BTreeSet<i64>,
+    /// What `w`, which is only counted up, was for somebody: asked when, told when, how much.
+    known: Vec<(u64, u64, i64)>,
     pub counts: Counts,
 }
 
@@ -205,6 +207,7 @@ impl Load {
             next_value: 0,
             expiring: Vec::new(),
             counted: BTreeSet::new(),
+            known: Vec::new(),
             counts: Counts::default(),
         }
     }
@@ -338,24 +341,30 @@ impl Load {
                 (format!("GET e{number}"), What::Expired(number))
             }
             17 => {
-                let (pair, value) = (PAIRS[self.rng.usize(..2)], self.rng.u32(..));
+                let (nth, value) = (self.rng.usize(..2), self.rng.u32(..));
+                let pair = PAIRS[nth];
                 let text = format!("MSET {{{pair}}}1 {value} {{{pair}}}2 {value}");
-                (text, What::WritePair)
+                (text, What::Pair(nth, Call::Set(pair_value(value.into()))))
             }
             19 => {
-                let (pair, ms) = (PAIRS[self.rng.usize(..2)], self.rng.u64(1..6_000));
-                let nth = self.rng.usize(..COUNTERS);
-                let text = match self.rng.u8(..10) {
-                    0..6 => format!("INCR {{{pair}}}t{nth}"),
-                    6 => format!("PEXPIRE {{{pair}}}t{nth} {ms}"),
-                    7 | 8 => format!("SET {{{pair}}}t{nth} 5 PX {ms}"),
-                    _ => format!("DEL {{{pair}}}1 {{{pair}}}2"),
-                };
-                (text, What::Any)
+                let (of, ms) = (self.rng.usize(..2), self.rng.u64(1..6_000));
+                let (pair, nth) = (PAIRS[of], self.rng.usize(..COUNTERS));
+                let any = |text: String| (text, What::Any);
+                match self.rng.u8(..10) {
+                    0..6 => any(format!("INCR {{{pair}}}t{nth}")),
+                    6 => any(format!("PEXPIRE {{{pair}}}t{nth} {ms}")),
+                    7 | 8 => any(format!("SET {{{pair}}}t{nth} 5 PX {ms}")),
+                    _ => {
+                        let text = format!("DEL {{{pair}}}1 {{{pair}}}2");
+                        (text, What::Pair(of, Call::Del))
+                    }
+                }
             }
             18 => {
-                let pair = PAIRS[self.rng.usize(..2)];
-                (format!("MGET {{{pair}}}1 {{{pair}}}2"), What::ReadPair)
+                let nth = self.rng.usize(..2);
+                let pair = PAIRS[nth];
+                let text = format!("MGET {{{pair}}}1 {{{pair}}}2");
+                (text, What::Pair(nth, Call::Get))
             }
             _ => {
                 return vec![
@@ -429,12 +438,10 @@ impl Load {
             What::Expired(number) if !is_refused => {
                 self.judge_expiry(*number, asked.at, answer, now);
             }
-            What::ReadPair if !is_refused => {
-                let values = array(answer);
-                assert!(
-                    values.len() == 2 && values[0] == values[1],
-                    "{fault}: a pair is torn"
-                );
+            What::Pair(nth, call) if !is_refused => {
+                let told = told_of_pair(*call, answer)
+                    .unwrap_or_else(|| panic!("{fault}: a pair is torn"));
+                self.note(client, KEYS.len() + nth, *call, asked.at, told, now);
             }
             What::Watched if !is_refused => {
                 let value = if answer == "(nil)" {
@@ -442,7 +449,9 @@ impl Load {
                 } else {
                     answer.parse::<i64>()
                 };
-                let next = value.unwrap_or_else(|_| panic!("{fault}")) + 1;
+                let value = value.unwrap_or_else(|_| panic!("{fault}"));
+                self.known.push((asked.at, now, value));
+                let next = value + 1;
                 return vec![
                     ("MULTI".to_owned(), What::Plain("OK")),
                     (format!("SET w {next}"), What::Plain("QUEUED")),
@@ -451,6 +460,7 @@ impl Load {
             }
             What::Counted(number) if answer == "*1 OK" => {
                 assert!(self.counted.insert(*number), "{number} was counted twice");
+                self.known.push((asked.at, now, *number));
             }
             What::Counted(_) => {
                 let is_right = answer == "(nil)"
@@ -464,7 +474,6 @@ impl Load {
                 "{fault}"
             ),
             What::Plain(wanted) => assert!(answer == *wanted || is_refused, "{fault}"),
-            What::WritePair => assert!(answer == "OK" || is_refused || is_unknown, "{fault}"),
             _ => assert!(is_refused || is_unknown, "{fault}"),
         }
         Vec::new()
@@ -488,12 +497,30 @@ impl Load {
         assert!(!(is_gone && is_early || !is_gone && is_late), "{}", said());
     }
 
+    /// Who asks about `w` when it is known to be so much hears no less, and counts up from there.
+    fn judge_count(&self) -> Result<(), String> {
+        for &(_, told_at, value) in &self.known {
+            let is_less =
+                |(asked_at, _, later): &&(u64, u64, i64)| *asked_at > told_at && *later < value;
+            if let Some((asked_at, _, later)) = self.known.iter().find(is_less) {
+                let [told_at, asked_at] = [told_at, *asked_at].map(|ns| ns as f64 / 1e9);
+                return Err(format!(
+                    "w was {value} at {told_at:.3} s, and {later} for who asked at {asked_at:.3} s"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// A client goes away; what it asked and was not answered nobody knows.
     fn lose(&mut self, world: &mut World, client: usize) {
         while let Some(asked) = self.talkers[client].asked.pop_front() {
-            if let What::Call(key, call) = asked.what {
-                self.note(client, key, call, asked.at, Told::Unknown, u64::MAX);
-            }
+            let (key, call) = match asked.what {
+                What::Call(key, call) => (key, call),
+                What::Pair(nth, call) => (KEYS.len() + nth, call),
+                _ => continue,
+            };
+            self.note(client, key, call, asked.at, Told::Unknown, u64::MAX);
         }
         if let Some(conn) = self.talkers[client].conn.take() {
             world.close(conn);
@@ -550,17 +577,26 @@ impl Load {
         if last < counted {
             return Err(format!("w is {last}, but was counted to {counted}"));
         }
-        for pair in PAIRS {
+        self.judge_count()?;
+        for (nth, pair) in PAIRS.iter().enumerate() {
+            let called_at = world.net.now();
             let answer = world.ask(members[0], &format!("MGET {{{pair}}}1 {{{pair}}}2"));
-            let values = array(&answer);
-            if values.len() != 2 || values[0] != values[1] {
-                return Err(format!("the pair {pair} is torn in the end: {answer}"));
-            }
+            let told = told_of_pair(Call::Get, &answer)
+                .ok_or_else(|| format!("the pair {pair} is torn in the end: {answer}"))?;
+            let now = world.net.now();
+            self.note(
+                usize::MAX,
+                KEYS.len() + nth,
+                Call::Get,
+                called_at,
+                told,
+                now,
+            );
         }
         for (key, ops) in &self.history {
-            let name = KEYS[*key];
+            let name = KEYS.iter().chain(&PAIRS).nth(*key).unwrap();
             let is_sure = judge(ops).map_err(|why| format!("key {name}: {why}"))?;
-            if *key >= REGISTERS {
+            if (REGISTERS..KEYS.len()).contains(key) {
                 zones::judge(ops).map_err(|why| format!("register {name}, by zones: {why}"))?;
             }
             self.counts.unsure += u64::from(!is_sure);
@@ -581,6 +617,32 @@ fn told(call: Call, answer: &str) -> Option<Told> {
         (_, "OK") => Some(Told::Ok),
         _ if answer.starts_with("-UNKNOWN") => Some(Told::Unknown),
         _ => answer.parse().ok().map(Told::Number),
+    }
+}
+
+/// A value of a pair as its history has it: there they are a thousand apart.
+fn pair_value(value: i64) -> i64 {
+    1_000 * value
+}
+
+/// What an answer tells of both keys of a pair; `None`: they differ, which they never do.
+fn told_of_pair(call: Call, answer: &str) -> Option<Told> {
+    if answer.starts_with("-UNKNOWN") {
+        return Some(Told::Unknown);
+    }
+    match (call, answer) {
+        (Call::Set(_), "OK") => Some(Told::Ok),
+        (Call::Del, "2") => Some(Told::Number(1)),
+        (Call::Del, "0") => Some(Told::Number(0)),
+        (Call::Get, _) => match array(answer)[..] {
+            ["(nil)", "(nil)"] => Some(Told::Nil),
+            [one, other] if one == other => {
+                let value = one.parse().ok()?;
+                Some(Told::Number(pair_value(value)))
+            }
+            _ => None,
+        },
+        _ => None,
     }
 }
 
