@@ -29,9 +29,11 @@ use super::super::Node;
 use super::super::notify::Notify;
 use super::{Cluster, forward, founding, unreachable};
 
-/// So long is a greeting waited for. Who was to give it may have died with it, and what says so may be lost: TCP does
-/// not find out, since nothing is sent on a link that is not ready.
-const GREETING_MAX: Duration = Duration::from_secs(1);
+/// So long is a greeting waited for, the first time. Who was to give it may have died with it, and what says so may be
+/// lost: TCP does not find out, since nothing is sent on a link that is not ready.
+const GREETING: Duration = Duration::from_secs(1);
+/// Each time that none came it is waited for twice as long, so often: the other side may be slow, or far away.
+const GREETING_DOUBLED_MAX: u32 = 4;
 /// After so many ticks a link is old enough to be doubted.
 const OLD_TICKS: u64 = 10;
 /// Longest frame of answers.
@@ -54,6 +56,8 @@ pub struct Link {
     conn: Option<ConnId>,
     /// The tick at which it came up.
     since: u64,
+    /// How many connections in a row ended without a greeting.
+    ungreeted: u32,
     /// The connection, or the attempt, that the other side does not seem to know of any more.
     doubted: Option<Option<ConnId>>,
     /// Who answered, once it has.
@@ -80,6 +84,7 @@ impl Link {
             connector: net.connect(address, Box::new(factory)),
             conn: None,
             since: 0,
+            ungreeted: 0,
             doubted: None,
             called: None,
             told: 0,
@@ -276,7 +281,7 @@ impl Caller {
         log::debug!("node at {}: {called:?}", self.address);
         cx.net.set_timeout(None);
         if let Some(link) = self.link(cx.app) {
-            link.called = Some(called);
+            (link.called, link.ungreeted) = (Some(called), 0);
             failpoint::reach(Point::LinkGreeted);
             founding::met(cx, self.address);
         }
@@ -322,7 +327,8 @@ impl Protocol<Node> for Caller {
                 (link.told, link.listens) = (0, Notify::default());
                 link.since = cluster.ticks;
                 cx.net.write(greeting.as_bytes());
-                cx.net.set_timeout(Some(GREETING_MAX));
+                let doubled = link.ungreeted.min(GREETING_DOUBLED_MAX);
+                cx.net.set_timeout(Some(GREETING * 2_u32.pow(doubled)));
             }
             None => cx.net.lose_connection(),
         }
@@ -347,6 +353,7 @@ impl Protocol<Node> for Caller {
         let me = cx.net.id();
         let link = self.link(cx.app).filter(|link| link.conn == Some(me));
         if let Some(link) = link {
+            link.ungreeted += u32::from(link.called.is_none());
             (link.conn, link.called) = (None, None);
             failpoint::reach(Point::LinkLost);
             unreachable(cx, self.address);
