@@ -46,7 +46,7 @@ pub enum Role {
     Reader,
     /// It says many things at once, or by and by without waiting for answers, about one key.
     Burster,
-    /// The same, and rests for long.
+    /// It says many things at once, about one key, and rests for long.
     Writer,
     /// It says many things at once, about counters that expire.
     Counter,
@@ -625,12 +625,10 @@ fn pair_value(value: i64) -> i64 {
     1_000 * value
 }
 
-/// What an answer tells of both keys of a pair; `None`: they differ, which they never do.
+/// What an answer tells of both keys of a pair; `None`: what it cannot be, as that they differ.
 fn told_of_pair(call: Call, answer: &str) -> Option<Told> {
-    if answer.starts_with("-UNKNOWN") {
-        return Some(Told::Unknown);
-    }
     match (call, answer) {
+        (Call::Set(_) | Call::Del, _) if answer.starts_with("-UNKNOWN") => Some(Told::Unknown),
         (Call::Set(_), "OK") => Some(Told::Ok),
         (Call::Del, "2") => Some(Told::Number(1)),
         (Call::Del, "0") => Some(Told::Number(0)),
