@@ -74,7 +74,7 @@ impl Mix {
             (Mix::Readers, 0) => Role::Writer,
             (Mix::Bursters, 0..3) => Role::Burster,
             (Mix::Readers, _) => Role::Reader,
-            (Mix::Counters, 0..3) => Role::Counter,
+            (Mix::Counters, 0..5) => Role::Counter,
             _ => Role::Mixed,
         }
     }
@@ -84,8 +84,7 @@ impl Role {
     /// How long it rests, if one that says this and that rests so long.
     fn rest_ms(self, rest_ms: u64) -> u64 {
         match self {
-            Role::Mixed | Role::Burster => rest_ms,
-            Role::Counter => rest_ms / 4,
+            Role::Mixed | Role::Burster | Role::Counter => rest_ms,
             Role::Reader => READER_REST_MS,
             Role::Writer => 2 * rest_ms,
         }
