@@ -192,13 +192,13 @@ fn the_versions_before_and_after_are_spoken_and_no_others() {
     let name = "0".repeat(40);
     let mut world = World::founded(Plan::new(seed()));
     for (version, answer) in [
-        ("0", "\"1 "),
-        ("1", "\"1 "),
-        ("2", "\"1 "),
-        ("3", "-ERR this node speaks version 1 with its peers, not 3"),
+        ("1", "-ERR this node speaks version 3 with its peers, not 1"),
+        ("2", "\"3 "),
+        ("3", "\"3 "),
+        ("4", "\"3 "),
         (
             "one",
-            "-ERR this node speaks version 1 with its peers, not one",
+            "-ERR this node speaks version 3 with its peers, not one",
         ),
     ] {
         world.hang_up();
