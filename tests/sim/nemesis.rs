@@ -213,6 +213,7 @@ impl Nemesis {
         let left = self.last_end.saturating_sub(world.net.now());
         world.pass(Duration::from_nanos(left));
         self.note_halted(world);
+        world.revives = true;
         self.end(world, |_| true);
         for (client, _) in std::mem::take(&mut self.orders) {
             world.close(client);
@@ -558,9 +559,9 @@ impl Nemesis {
                 Trouble::Full(node) => world.limit_disk(node, None),
                 Trouble::Disk(node) => {
                     world.heal_disk(node);
-                    start(world, node);
+                    world.revive(node);
                 }
-                Trouble::Down(node) => start(world, node),
+                Trouble::Down(node) => world.revive(node),
                 Trouble::Halting(node, _) => world.halt_nowhere(node),
                 Trouble::Flapping(_, 0) => world.heal(),
                 Trouble::Flapping(..) if is_last => world.heal(),
@@ -587,7 +588,7 @@ impl Nemesis {
                 .into_iter()
                 .for_each(|node| {
                     // One that its disk ended in the last moment, or that has left.
-                    start(world, node);
+                    world.revive(node);
                 });
         }
     }
@@ -611,15 +612,6 @@ fn halt_all(world: &mut World, point: Point) -> Vec<(u64, Trouble)> {
         all.push((u64::MAX, Trouble::Halting(node, down_ns)));
     }
     all
-}
-
-fn start(world: &mut World, node: usize) {
-    if world.has_found_rot(node) {
-        world.wipe(node);
-    }
-    if !world.is_up(node) && world.has_lived(node) {
-        world.start(node);
-    }
 }
 
 /// The links of a node, both ways.

@@ -201,6 +201,8 @@ pub struct World {
     load: Vec<Counter>,
     /// Steps at the same time, and at which.
     standstill: (Nanos, u32),
+    /// Whether whoever ends because of its disk is started again at once: an earlier fault may be noticed late.
+    pub revives: bool,
 }
 
 /// A client that counts up, one step after the other.
@@ -257,6 +259,7 @@ impl World {
             told: Vec::new(),
             load: Vec::new(),
             standstill: (0, 0),
+            revives: false,
         }
     }
 
@@ -397,6 +400,16 @@ impl World {
         }
         let (process, _) = node::start(net.again(seat.at), state).unwrap();
         seat.process = Some(process);
+    }
+
+    /// Starts a node that was up before, unless it is; without its data, if they are wrong.
+    pub fn revive(&mut self, node: usize) {
+        if self.has_found_rot(node) {
+            self.wipe(node);
+        }
+        if !self.is_up(node) && self.has_lived(node) {
+            self.start(node);
+        }
     }
 
     /// A node loses its power. Its disk keeps what was synced, and of the rest what chance leaves.
@@ -574,6 +587,9 @@ impl World {
             self.note(Some(node), &text);
             let chance = self.net.random();
             self.end(node, Crash::Random(chance), SimNet::crash);
+            if self.revives {
+                self.revive(node);
+            }
         }
         if !has_turned || wake > now {
             let advanced = failpoint::catch(|| self.net.advance(Some(wake)));
