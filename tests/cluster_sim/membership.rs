@@ -313,25 +313,32 @@ fn what_was_vacated_is_given_back_and_survives_a_restart() {
     }
 }
 
+fn of_one_shard(seed: u64) -> World {
+    World::founded(Plan {
+        shards: 1,
+        ..Plan::new(seed)
+    })
+}
+
+/// A follower that will need a snapshot.
+const BEHIND: &str = "
+    node 1 says SET a 1 -> OK
+    old is leader of a
+    other is follower of a
+    fill 10 of 256 KiB
+    kill other
+    node old says SET b 1 -> OK
+    fill 40 of 512 KiB again";
+
 #[test]
 fn a_follower_is_sent_a_snapshot_whoever_dies_meanwhile() {
     for seed in seed()..seed() + 9 {
         let late = 100 + seed * 177 % 1_500;
         let fault = ["kill old", "kill other", "cut old from other"][seed as usize % 3];
-        let plan = Plan {
-            shards: 1,
-            ..Plan::new(seed)
-        };
         play_in(
-            World::founded(plan),
+            of_one_shard(seed),
             &format!(
-                "node 1 says SET a 1 -> OK
-                 old is leader of a
-                 other is follower of a
-                 fill 10 of 256 KiB
-                 kill other
-                 node old says SET b 1 -> OK
-                 fill 40 of 512 KiB again
+                "{BEHIND}
                  disk of other takes 40 ms
                  start other
                  pass {late} ms
@@ -352,20 +359,10 @@ fn a_follower_is_sent_a_snapshot_whoever_dies_meanwhile() {
 fn a_snapshot_is_sent_anew_when_its_receiver_begins_anew() {
     for seed in seed()..seed() + 4 {
         for point in ["receiving-begun", "pieces-taken", "snapshot-received"] {
-            let plan = Plan {
-                shards: 1,
-                ..Plan::new(seed)
-            };
             play_in(
-                World::founded(plan),
+                of_one_shard(seed),
                 &format!(
-                    "node 1 says SET a 1 -> OK
-                     old is leader of a
-                     other is follower of a
-                     fill 10 of 256 KiB
-                     kill other
-                     node old says SET b 1 -> OK
-                     fill 40 of 512 KiB again
+                    "{BEHIND}
                      halt other at {point}
                      start other
                      other stops within 5 s
