@@ -121,6 +121,8 @@ enum What {
     Many(Vec<usize>),
     Expiring(usize),
     Expired(usize),
+    /// `w` is to be watched.
+    Watch,
     /// About both keys of a pair at once.
     Pair(usize, Call),
     /// What the replicas are compared by, and not the answer.
@@ -144,6 +146,8 @@ struct Talker {
     conn: Option<Client>,
     asked: VecDeque<Asked>,
     rests_until: u64,
+    /// Whether `w` is watched for it: it may have been refused, and what it reads then it may not count up.
+    watches: bool,
     /// What it will say without waiting for answers: how many things, and when the next; about one key, if it is.
     more: (u64, u64, Option<usize>),
 }
@@ -367,7 +371,7 @@ impl Load {
             }
             _ => {
                 return vec![
-                    ("WATCH w".to_owned(), What::Plain("OK")),
+                    ("WATCH w".to_owned(), What::Watch),
                     ("GET w".to_owned(), What::Watched),
                 ];
             }
@@ -442,6 +446,10 @@ impl Load {
                     .unwrap_or_else(|| panic!("{fault}: a pair is torn"));
                 self.note(client, KEYS.len() + nth, *call, asked.at, told, now);
             }
+            What::Watch => {
+                assert!(answer == "OK" || is_refused, "{fault}");
+                self.talkers[client].watches = !is_refused;
+            }
             What::Watched if !is_refused => {
                 let value = if answer == "(nil)" {
                     Ok(0)
@@ -450,6 +458,9 @@ impl Load {
                 };
                 let value = value.unwrap_or_else(|_| panic!("{fault}"));
                 self.known.push((asked.at, now, value));
+                if !self.talkers[client].watches {
+                    return Vec::new();
+                }
                 let next = value + 1;
                 return vec![
                     ("MULTI".to_owned(), What::Plain("OK")),
