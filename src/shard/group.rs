@@ -32,7 +32,7 @@ use raft::{
 use super::lease::Lease;
 use super::log::Log;
 use super::members::Members;
-use super::peer::check::{Refusal, View, check};
+use super::peer::check::{Refusal, View, check, term_of};
 use super::section::{self, Base, Committed, HardState, STAMP_BYTES};
 use super::{Applying, ELECTION_TICKS};
 use crate::failpoint::{self, Point};
@@ -571,13 +571,10 @@ impl Group {
         let mut messages = std::mem::take(&mut self.outbox);
         let is_heartbeat = |it: &&mut Message| it.get_msg_type() == MessageType::MsgHeartbeat;
         for heartbeat in messages.iter_mut().filter(is_heartbeat) {
-            let log = &self.raft.raft.raft_log;
             // What is not in the log any more has been committed for so long that it need not be said.
-            let is_known = heartbeat.commit + 1 >= log.first_index();
-            let term = log.term(heartbeat.commit).ok().filter(|_| is_known);
-            heartbeat.commit_term = term.unwrap_or(0);
-            if heartbeat.commit_term == 0 {
-                heartbeat.commit = 0;
+            match term_of(&self.raft.raft, heartbeat.commit) {
+                Some(term) => heartbeat.commit_term = term,
+                None => heartbeat.commit = 0,
             }
         }
         messages

@@ -242,7 +242,7 @@ fn check_leader<T: Storage>(message: &Message, raft: &Raft<T>) -> Result<(), Ref
 }
 
 /// The term of entry `index`, unless it is not known any more or does not exist yet.
-fn term_of<T: Storage>(raft: &Raft<T>, index: u64) -> Option<u64> {
+pub fn term_of<T: Storage>(raft: &Raft<T>, index: u64) -> Option<u64> {
     let log = &raft.raft_log;
     let known = log.first_index() - 1..=log.last_index();
     let term = log.term(index).ok();
