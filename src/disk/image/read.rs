@@ -153,7 +153,8 @@ impl ImageReader {
             let have = self.ahead.len();
             let offset = self.at + have as u64;
             // Small files are many, and each ends with a read that finds nothing.
-            let bytes = FIRST_READ_BYTES.max(4 * offset as usize).min(READ_BYTES);
+            let behind = usize::try_from(offset).unwrap_or(READ_BYTES);
+            let bytes = behind.saturating_mul(4).clamp(FIRST_READ_BYTES, READ_BYTES);
             self.ahead.resize(have + bytes, 0);
             let read = self.disk.read(&self.name, offset, &mut self.ahead[have..]);
             self.ahead.truncate(have + *read.as_ref().unwrap_or(&0));
